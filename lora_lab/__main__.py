@@ -1,0 +1,33 @@
+"""`python -m lora_lab COMMAND ...`: each command is one module with `arguments(parser)` and `main(args)`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    "doctor": ("lora_lab.doctor", "what this machine has, and what works without the rest"),
+    "finetune": ("lora_lab.finetune_command", "fine-tune a language model with LoRA (or in full)"),
+    "generate": ("lora_lab.generate", "write text with a model and, if given, an adapter"),
+    "figures": ("lora_lab.figures", "redraw every picture in figures/"),
+    "render": ("lora_lab.render", "run the notebooks and keep their outputs"),
+    "pretrain": ("lora_lab.pretrain", "train the embedded base model from open text"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit status. An error meant for people is one sentence, never a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m lora_lab", description="LoRA Lab's commands.")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    argv = sys.argv[1:] if argv is None else argv
+    for name, (module, summary) in COMMANDS.items():
+        sub = parsers.add_parser(name, help=summary, description=summary)
+        if argv[:1] == [name]:  # import only the command that was asked for
+            importlib.import_module(module).arguments(sub)
+    args = parser.parse_args(argv)
+    return importlib.import_module(COMMANDS[args.command][0]).main(args) or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
