@@ -1,0 +1,222 @@
+"""One loader for three kinds of name: the embedded base model, a folder, a model of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+BASE = Path(__file__).parent / "assets" / "base"
+
+
+def load(
+    name: str | Path = "base", device: str = "auto", adapter: str | Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer, in eval mode, on `device`.
+
+    `name` is "base" (the model that comes with this package), a folder in the Hugging Face format, or a hub name such
+    as "HuggingFaceTB/SmolLM2-135M". A hub model that was fetched before loads without a network. Weights are float32
+    on a CPU and bfloat16 on a GPU. `adapter` is a folder in the PEFT format, loaded frozen as "default".
+    Code that comes with a model is never run.
+
+    Raises ValueError for a name or device that is not there, with the nearest ones; ConnectionError when only a
+    network could tell.
+    """
+    place = pick_device(device)
+    source = _folder(name)
+    config, model_class = _configuration(source, str(name))
+    with _quiet():
+        model = _local_first(model_class.from_pretrained, source, str(name), config=config, dtype=_dtype(place))
+    tokenizer = load_tokenizer(name)
+    model.to(place).eval()
+    if adapter is not None:
+        from lora_lab.storage import load_adapter
+
+        load_adapter(model, adapter)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str | Path = "base") -> PreTrainedTokenizerBase:
+    """The tokenizer alone, as `load` gives it: it always has a padding token. Raises as `load` does."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = _local_first(AutoTokenizer.from_pretrained, _folder(name), str(name))
+    except ConnectionError:
+        raise
+    except Exception as error:  # transformers raises many kinds here, all of which mean that there is none
+        raise ValueError(f"model {str(name)!r} has no tokenizer that transformers can load: {_first(error)}") from error
+    if tokenizer.pad_token is None:  # GPT-2 and Llama have none; padding is masked, so any token serves
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+    return tokenizer
+
+
+def prepare(name: str | Path = "base") -> None:
+    """Import all the code that `load(name)` needs, so that memory measured after this is the model's own."""
+    _configuration(_folder(name), str(name))
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """ "auto" is the first CUDA GPU, or else the CPU. Raises ValueError for a device that this machine lacks.
+
+    Apple's "mps" is used only when named: the course's numbers were never checked on it.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"no device is called {device!r}; use auto, cpu, cuda or mps") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch {torch.__version__} sees no CUDA GPU; use cpu")
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device!r} was asked for, but torch sees no Apple GPU; use cpu")
+    return place
+
+
+def default_targets(model: torch.nn.Module) -> list[str]:
+    """Last names of the linear modules, in the model's order, output head left out: what "all-linear" adapts."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    names = {
+        path.rsplit(".", 1)[-1]: None
+        for path, module in model.named_modules()
+        if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
+    }
+    return list(names)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """How many tokens the model takes at once, or None where its configuration does not say."""
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _dtype(place: torch.device) -> torch.dtype:
+    # transformers 5 would keep the file's bfloat16 on a CPU, where it is slow and where float32 is our reference.
+    return torch.bfloat16 if place.type == "cuda" else torch.float32
+
+
+def _folder(name: str | Path) -> str:
+    """What transformers is asked for: a folder's path, or a hub name. ValueError where `name` can be neither."""
+    if str(name) == "base":
+        return str(BASE)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return str(folder)
+        if (folder / "adapter_config.json").is_file():
+            raise ValueError(
+                f"{name} is an adapter, not a model: give it with --adapter beside the model it belongs to"
+            )
+        raise ValueError(f"{name} is a folder without config.json, so it holds no model in the Hugging Face format")
+    if folder.is_file():
+        raise ValueError(f"{name} is a file; a model is a folder with config.json, a hub name, or base")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) or str(name).startswith((".", "/", "~")):
+        raise ValueError(f"no model {str(name)!r}: there is no such folder. {_near(str(name))}")
+    return str(name)
+
+
+def _configuration(source: str, name: str):
+    """The configuration and the class that loads it, imported."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _local_first(AutoConfig.from_pretrained, source, name)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"model {name!r} is of type {config.model_type!r}, which is not a causal language model")
+    return config, AutoModelForCausalLM._model_mapping[type(config)]
+
+
+def _local_first(loader, source: str, name: str, **options):
+    """`loader(source)` from this machine; for a hub name, from the hub when it is not here yet."""
+    from huggingface_hub import HfApi
+
+    if Path(source).is_dir():
+        try:
+            return loader(source, local_files_only=True, **options)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if _out_of_memory(error):
+                raise
+            raise ValueError(f"model {name!r} cannot be loaded: {_first(error)}") from error
+    try:
+        return loader(source, local_files_only=True, **options)
+    except (OSError, ValueError):  # not fetched yet, or only in part
+        pass
+    try:
+        # Asked first because this answers at once; a download without a network would retry for half a minute.
+        HfApi().model_info(name, timeout=10)
+        return loader(source, **options)
+    except Exception as error:
+        raise _hub_error(error, name) from error
+
+
+def _hub_error(error: Exception, name: str) -> Exception:
+    """Say what went wrong at the hub, as one sentence."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    chain = [error]
+    while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
+        chain.append(link)
+    kinds = " ".join(type(e).__name__ for e in chain)
+    if any(_out_of_memory(e) or getattr(e, "errno", None) == errno.ENOSPC for e in chain):
+        return error
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        return ValueError(
+            f"model {name!r} asks for its licence to be accepted: do so at the hub, then run 'hf auth login'"
+        )
+    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
+        return ValueError(f"no model {name!r}: there is no such folder, and the hub does not know it. {_near(name)}")
+    if re.search("Connect|Timeout|Offline|LocalEntry|Proxy", kinds):
+        return ConnectionError(
+            f"no model {name!r} on this machine, and the hub cannot be reached. {_near(name)} 'base' needs no network."
+        )
+    return ValueError(f"model {name!r} cannot be loaded: {_first(error)}")
+
+
+def _near(name: str) -> str:
+    """What could have been meant: base, folders here that hold a model, hub models already fetched."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    parent = Path(name).expanduser().parent
+    known = ["base"]
+    with contextlib.suppress(OSError):
+        known += [str(p) for p in sorted(parent.iterdir()) if (p / "config.json").is_file()]
+    with contextlib.suppress(OSError):
+        known += [
+            p.name[8:].replace("--", "/") for p in sorted(Path(HF_HUB_CACHE).iterdir()) if p.name[:8] == "models--"
+        ]
+    near = difflib.get_close_matches(name, known, n=1)
+    guess = f"Did you mean {near[0]!r}?" if near else f"Models on this machine: {', '.join(known[:8])}."
+    return guess
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
+
+
+def _first(error: BaseException) -> str:
+    """The first line of what a library says: the rest is advice about its own internals."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bar for the half second in which weights are read (a download has its own)."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
