@@ -6,12 +6,19 @@ readers) and a marker or a line style; every axis says its quantity and unit; al
 
 from __future__ import annotations
 
+import argparse
 import base64
+import functools
+import html
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 
 # Okabe & Ito 2008: "Color Universal Design", in the order in which series take them.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -37,11 +44,22 @@ STYLE = {
 INCH = 100  # pixels a reader sees per inch of figure; the PNG itself is finer, for sharp screens
 
 
-def new_figure(width: float = 7.0, height: float = 3.4, columns: int = 1) -> tuple[Figure, list]:
-    """An empty Figure (inches) and its list of axes in one row, in the course's style."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+def in_style(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Run a drawing function with STYLE set, and leave the reader's own matplotlib settings as they were."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def new_figure(width: float = 7.0, height: float = 3.4, widths: Sequence[float] = (1,)) -> tuple[Figure, list]:
+    """An empty Figure (width and height in inches) and its axes in one row, as wide as `widths` says."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)  # a canvas of its own: no window, no pyplot, nothing global
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     return figure, list(axes)
 
 
@@ -67,6 +85,7 @@ def show(figure: Figure, alt: str) -> None:
     display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
 
 
+@in_style
 def training_curves(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     ylabel: str = "validation loss (nats per token)",
@@ -89,10 +108,11 @@ def training_curves(
     if title:
         axes.set_title(title)
     if len(curves) > 1:
-        axes.legend()
+        axes.legend(frameon=False)
     return figure
 
 
+@in_style
 def singular_values(
     spectra: Mapping[str, Sequence[float]] | Sequence[Sequence[float]],
     labels: Sequence[str] | None = None,
@@ -119,7 +139,7 @@ def singular_values(
     if title:
         axes.set_title(title)
     if len(spectra) > 1:
-        axes.legend()
+        axes.legend(frameon=False)
     return figure
 
 
@@ -130,3 +150,153 @@ def cues(i: int) -> dict:
         "marker": MARKERS[i % len(MARKERS)],
         "linestyle": LINES[i % len(LINES)],
     }
+
+
+def show_table(rows: Sequence[Mapping[str, object]], caption: str = "") -> None:
+    """Display rows (column -> value) as a real table: read by screen readers, by GitHub and, as text, in a terminal.
+
+    Text is escaped, so what a model wrote is shown as it is. Raises ValueError if there is no row.
+    """
+    if not rows:
+        raise ValueError("rows is empty: a table needs at least one row")
+    from IPython.display import display
+
+    head = list(rows[0])
+    cells = [[str(row[column]) for column in head] for row in rows]
+    style = ' style="text-align: left; vertical-align: top"'
+    lines = ["<table>", f"<caption>{html.escape(caption)}</caption>"] if caption else ["<table>"]
+    lines.append("<tr>" + "".join(f'<th scope="col"{style}>{html.escape(name)}</th>' for name in head) + "</tr>")
+    lines += ["<tr>" + "".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells]
+    plain = "\n".join(" | ".join(row) for row in [head, *cells])
+    display({"text/html": "\n".join([*lines, "</table>"]), "text/plain": plain}, raw=True)
+
+
+@in_style
+def lora_diagram(out_features: int, in_features: int, rank: int, alpha: float) -> Figure:
+    """x flows through the frozen W and, beside it, through A and then B, scaled by alpha / rank; the two are added.
+
+    Shapes as PyTorch stores them: W [out, in], A [rank, in], B [out, rank]. The boxes are not to scale.
+    """
+    figure, (axes,) = new_figure(7.2, 3.5)
+    axes.set(xlim=(-0.3, 12.5), ylim=(0, 6))
+    axes.set_axis_off()
+    axes.grid(False)
+
+    def write(x: float, y: float, text: str, **how) -> None:
+        axes.text(x, y, text, **{"ha": "center", "va": "center", "color": INK, **how})
+
+    def arrow(*points: tuple[float, float]) -> None:
+        axes.plot(*zip(*points[:-1], strict=True), color=INK, lw=1.5, solid_joinstyle="round")
+        start, end = points[-2:]
+        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, lw=1.5, color=INK, shrinkA=0))
+
+    axes.add_patch(Rectangle((3.3, 3.5), 4.4, 2.2, facecolor="#eeeeee", edgecolor=GREY, hatch="//", lw=1.5))
+    box = {"facecolor": "#eeeeee", "edgecolor": "none", "pad": 3}
+    write(5.5, 4.85, f"W  [{out_features}, {in_features}]", fontsize=12, fontweight="bold", bbox=box)
+    write(5.5, 4.2, f"frozen: {out_features * in_features:,} numbers", bbox=box)
+    for left, height, name, shape, start, colour in (
+        (2.6, (2.5, 0.9), "A", (rank, in_features), "starts random", BLUE),
+        (5.5, (0.9, 2.5), "B", (out_features, rank), "starts at zero", ORANGE),
+    ):
+        near, far = (h / 2 for h in height)
+        corners = [(left, 1.55 - near), (left, 1.55 + near), (left + 2.1, 1.55 + far), (left + 2.1, 1.55 - far)]
+        axes.add_patch(Polygon(corners, facecolor=colour + "40", edgecolor=colour, lw=1.8))
+        write(left + 1.05, 1.75, f"{name}  [{shape[0]}, {shape[1]}]", fontsize=10, fontweight="bold")
+        write(left + 1.05, 1.3, start, fontsize=9)
+    write(8.65, 1.55, f"× {alpha:g}/{rank} = {alpha / rank:g}", fontsize=11)
+    write(8.65, 1.0, "alpha / rank", fontsize=9)
+    write(5.1, 0.02, f"trained: {rank * (in_features + out_features):,} numbers", va="bottom")
+    write(0.5, 3.45, f"x  [{in_features}]", fontsize=12)
+    arrow((1.7, 3.45), (1.7, 4.6), (3.3, 4.6))
+    arrow((1.7, 3.45), (1.7, 1.55), (2.6, 1.55))
+    axes.plot([1.3, 1.7], [3.45, 3.45], color=INK, lw=1.5)
+    arrow((4.7, 1.55), (5.5, 1.55))
+    write(5.1, 1.86, f"{rank}", fontsize=9)
+    axes.plot([7.6, 7.75], [1.55, 1.55], color=INK, lw=1.5)
+    arrow((9.6, 1.55), (10.0, 1.55), (10.0, 3.15))
+    arrow((7.7, 4.6), (10.0, 4.6), (10.0, 3.75))
+    write(10.0, 3.45, "+", fontsize=15, bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": INK})
+    arrow((10.32, 3.45), (10.8, 3.45))
+    write(11.75, 3.45, f"y  [{out_features}]", fontsize=12)
+    return figure
+
+
+@in_style
+def book(width: int, rank: int) -> Figure:
+    """A square W [width, width] as a book of `width` pages with `width` numbers each, and an adapter's pages in it.
+
+    Each little square is one page. A [rank, width] fills `rank` pages and B [width, rank] as many again; the
+    coloured squares have the true share of the area. Raises ValueError if both do not fit into the book.
+    """
+    if not 0 < 2 * rank <= width:
+        raise ValueError(f"rank {rank} needs {2 * rank} pages, but the book has {width}: use 1 to {width // 2}")
+    figure, (pages, words) = new_figure(7.0, 3.6, widths=(1, 0.9))
+    across = math.ceil(math.sqrt(width))
+    for page in range(width):
+        kind = {"facecolor": "#dddddd"}
+        if page < 2 * rank:
+            kind = {"facecolor": BLUE} if page < rank else {"facecolor": ORANGE, "hatch": "xxxx"}
+        pages.add_patch(Rectangle((page % across, page // across), 0.8, 0.8, lw=0, **kind))
+    pages.set(xlim=(0, across), ylim=(math.ceil(width / across), 0), aspect="equal")
+    words.set(xlim=(0, 1), ylim=(0, 1))
+    for axes in (pages, words):
+        axes.set_axis_off()
+    for y, face, hatch, text in (
+        (0.72, "#dddddd", "", f"W: {width:,} pages\n{width * width:,} numbers, frozen"),
+        (0.46, BLUE, "", f"A: {rank} pages\n{rank * width:,} numbers, trained"),
+        (0.20, ORANGE, "xxxx", f"B: {rank} pages\n{rank * width:,} numbers, trained"),
+    ):
+        words.add_patch(Rectangle((0.02, y), 0.08, 0.12, facecolor=face, hatch=hatch, lw=0))
+        words.text(0.15, y + 0.06, text, va="center", color=INK)
+    words.text(0.02, 0.95, f"one square is one page of {width:,} numbers", va="center", color=INK)
+    words.text(0.02, 0.06, f"together {100 * 2 * rank / width:.2f} % of the book", va="center", fontweight="bold")
+    return figure
+
+
+@in_style
+def dial(
+    scales: Sequence[float], style_loss: Sequence[float], story_loss: Sequence[float], marker_words: Sequence[float]
+) -> Figure:
+    """What a trained adapter does when its scale is turned: loss (nats per token) and the style in what it writes.
+
+    `scales` multiplies alpha / rank: 0 is the base model, 1 the adapter as trained. `style_loss` is measured on
+    held-out text in the adapter's style, `story_loss` on plain stories, `marker_words` per 100 in generated text.
+    """
+    figure, (losses, style) = new_figure(7.5, 3.25, widths=(1.5, 1))
+    losses.plot(scales, style_loss, label="pirate stories (held out)", **cues(0))
+    losses.plot(scales, story_loss, label="plain stories", **cues(1))
+    losses.set(xlabel="adapter scale (1 = as trained)", ylabel="loss (nats per token)")
+    losses.legend(frameon=False)
+    style.plot(scales, marker_words, **cues(2))
+    style.set(xlabel="adapter scale (1 = as trained)", ylabel="pirate words per 100 written")
+    style.set_ylim(bottom=0)
+    return figure
+
+
+FOLDER = Path(__file__).resolve().parent.parent / "figures"
+
+
+def draw_all() -> dict[str, Figure]:
+    """Every picture in `figures/`, by file name."""
+    from lora_lab.experiments import column, recorded
+
+    rows = recorded("dial")["rows"]
+    return {
+        "lora_diagram.png": lora_diagram(4096, 4096, rank=8, alpha=16),
+        "book.png": book(4096, rank=8),
+        "dial.png": dial(*(column(rows, f) for f in ("scale", "pirate_loss", "story_loss", "marker_words"))),
+    }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The figures command takes one option, the folder."""
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to draw into (default: figures/)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Redraw every picture; returns 0."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, figure in draw_all().items():
+        (args.output / name).write_bytes(png(figure))
+        print(name)
+    return 0
