@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import errno
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,18 @@ def default_targets(model: torch.nn.Module) -> list[str]:
 def context_length(model: PreTrainedModel) -> int | None:
     """How many tokens the model takes at once, or None where its configuration does not say."""
     return getattr(model.config, "max_position_embeddings", None)
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the `with`; the mode from before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _dtype(place: torch.device) -> torch.dtype:
