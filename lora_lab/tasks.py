@@ -57,7 +57,7 @@ def load_task(name_or_file: str | Path, seed: int = 0) -> Task:
     if not isinstance(name_or_file, Path) and text in TASKS:
         return {"pirate": _pirate, "code": _code, "query": lambda: _query(seed)}[text]()
     path = Path(text)
-    if isinstance(name_or_file, Path) or path.suffix or len(path.parts) > 1 or path.exists():
+    if isinstance(name_or_file, Path) or path.suffix or len(path.parts) > 1 or path.is_file():
         return _own_file(path)
     near = difflib.get_close_matches(text.lower(), TASKS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -91,7 +91,7 @@ def encode(example: Example, tokenizer, max_length: int) -> dict[str, list[int]]
     """
     prompt = prompt_ids(example.prompt, tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    input_ids = (prompt + _ids(example.completion, tokenizer) + end)[:max_length]
+    input_ids = (prompt + _ids(example.completion, tokenizer) + end)[: max(max_length, 0)]
     if len(input_ids) <= len(prompt):
         raise ValueError(
             f"max_length {max_length} leaves no room to learn: the prompt {_short(example.prompt)!r} alone has "

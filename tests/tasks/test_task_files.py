@@ -1,0 +1,136 @@
+"""The learner's own file: what is read, how it is cut, and a clear refusal of what cannot be learned from."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from lora_lab import task_files
+from lora_lab.tasks import Example, load_task
+
+STORY = "The fox number {} went over the hill to look for a warm place. It found a barn and slept in the hay."
+LONG_ENOUGH = "\n\n".join(STORY.format(i) for i in range(60))
+
+
+def rows(count, **changes):
+    return [json.dumps({"prompt": f"Name {i}?", "completion": f" fox {i}"} | changes) for i in range(count)]
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def test_text_is_cut_at_paragraphs_and_every_tenth_passage_validates(tmp_path):
+    task = load_task(write(tmp_path, "mine.txt", LONG_ENOUGH))
+    everything = [*task.train, *task.validation]
+    assert sorted("\n\n".join(e.completion for e in everything).split("\n\n")) == sorted(LONG_ENOUGH.split("\n\n"))
+    assert all(e.prompt == "" and len(e.completion) <= 450 for e in everything)
+    assert len(task.validation) == len(everything) // 10 >= 1 and task.test == task.validation
+    assert not set(task.train) & set(task.validation)
+    assert task.prompts[0] == " ".join(task.validation[0].completion.split()[:6]) and len(task.prompts) == 3
+    assert task.name == "mine.txt" and not task.exact_match and task.style_score is None
+
+
+def test_a_long_paragraph_is_cut_at_sentences_and_nothing_is_lost(tmp_path):
+    paragraph = " ".join(STORY.format(i) for i in range(40)) + " " + " ".join(f"word{i}" for i in range(300))
+    task = load_task(write(tmp_path, "long.txt", paragraph))
+    passages = [e.completion for e in (*task.train, *task.validation)]
+    assert max(map(len, passages)) <= 450
+    assert sorted(" ".join(passages).split()) == sorted(paragraph.split())
+    assert sum(p.endswith(".") for p in passages) >= 8
+
+
+def test_a_name_as_text_or_as_path_and_windows_newlines_and_mark(tmp_path, monkeypatch):
+    plain = load_task(write(tmp_path, "a.txt", LONG_ENOUGH))
+    windows = load_task(write(tmp_path, "b.txt", b"\xef\xbb\xbf" + LONG_ENOUGH.replace("\n", "\r\n").encode()))
+    assert plain.train == windows.train
+    monkeypatch.chdir(tmp_path)
+    assert load_task("a.txt") == load_task(Path("a.txt")) == plain
+
+
+def test_repeated_passages_are_kept_once(tmp_path):
+    task = load_task(write(tmp_path, "a.txt", (LONG_ENOUGH + "\n\n") * 3))
+    assert not set(task.train) & set(task.validation)
+
+
+def test_jsonl_becomes_prompt_and_completion(tmp_path):
+    task = load_task(write(tmp_path, "mine.jsonl", "\n".join(rows(25)) + "\n\n"))
+    assert task.train[0] == Example("Name 0?", " fox 0")
+    assert task.validation == (Example("Name 9?", " fox 9"), Example("Name 19?", " fox 19"))
+    assert len(task.train) == 23 and task.prompts == ("Name 9?", "Name 19?", "Name 0?")
+
+
+def test_jsonl_with_the_least_examples_still_validates(tmp_path):
+    task = load_task(write(tmp_path, "mine.jsonl", "\n".join(rows(task_files.LEAST_EXAMPLES))))
+    assert len(task.validation) == 1 and len(task.prompts) == 3
+
+
+def with_line_7(line):
+    return "\n".join([*rows(6), line, *rows(20)[6:]])
+
+
+BAD = {
+    "empty": ("a.txt", "", "a.txt is empty"),
+    "only blanks": ("a.txt", " \n\t\n", "a.txt is empty"),
+    "empty jsonl": ("a.jsonl", "", "a.jsonl is empty"),
+    "tiny": ("a.txt", "A short text.", "a.txt has 13 characters.*expected at least 2,000"),
+    "tiny by repeats": ("a.txt", "The same again.\n\n" * 1000, "characters of different text; expected at least 2,000"),
+    "few examples": ("a.jsonl", "\n".join(rows(9)), "a.jsonl has 9 different examples; expected at least 10"),
+    "repeated examples": ("a.jsonl", "\n".join(rows(1) * 30), "a.jsonl has 1 different examples"),
+    "NUL bytes": ("a.txt", b"text \0 text" * 500, "a.txt has NUL bytes, so it is a binary file"),
+    "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xfe" * 100, "a.txt is a binary file"),
+    "Latin-1": ("a.txt", ("Un caf\xe9 noir. " * 200).encode("latin-1"), r"not UTF-8 \(byte 0xe9 at 6\).*Windows-1252"),
+    "UTF-16": ("a.txt", LONG_ENOUGH.encode("utf-16"), "not UTF-8.*looks like UTF-16"),
+    "UTF-16 without mark": ("a.txt", LONG_ENOUGH.encode("utf-16-le"), "looks like UTF-16, not UTF-8"),
+    "over-long line": ("a.txt", "Ok.\n\n" + "word " * 5000, "line 3 has 25,000 characters; expected at most 20,000"),
+    "over-long example": ("a.jsonl", with_line_7(rows(1, completion="x" * 4001)[0]), "line 7 has 4,008 characters"),
+    "not JSON": ("a.jsonl", with_line_7('{"prompt": "a", '), "a.jsonl, line 7 is not JSON"),
+    "a JSON list": ("a.jsonl", with_line_7('["a", "b"]'), 'line 7 is a JSON list; expected {"prompt"'),
+    "missing key": ("a.jsonl", with_line_7('{"prompt": "a"}'), r"line 7 has no 'completion' \(keys: prompt\)"),
+    "misspelt key": ("a.jsonl", with_line_7('{"promt": "a", "completion": "b"}'), "Did you mean 'prompt' .* 'promt'"),
+    "no keys": ("a.jsonl", with_line_7("{}"), r"line 7 has no 'prompt' \(keys: none\)"),
+    "a number": (
+        "a.jsonl",
+        with_line_7('{"prompt": "a", "completion": 5}'),
+        "line 7: 'completion' is 5; expected a text",
+    ),
+    "empty completion": (
+        "a.jsonl",
+        with_line_7('{"prompt": "a", "completion": " "}'),
+        "line 7 has an empty completion",
+    ),
+    "json": ("a.json", "[]", r"ends in '.json'; expected a .txt or .jsonl file. .* is called .jsonl"),
+    "other suffix": ("a.pdf", b"%PDF", "ends in '.pdf'; expected a .txt or .jsonl file"),
+    "no suffix": ("a", "text", "ends in ''; expected a .txt or .jsonl file"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD.values(), ids=BAD)
+def test_bad_file_is_refused_with_its_reason(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        load_task(write(tmp_path, name, content))
+
+
+def test_too_large_a_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = write(tmp_path, "a.txt", LONG_ENOUGH)
+    monkeypatch.setattr(task_files, "MOST_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"a.txt has [\d,]+ bytes; expected at most 1,000"):
+        load_task(path)
+
+
+def test_missing_file_names_the_nearest(tmp_path):
+    write(tmp_path, "my_story.txt", LONG_ENOUGH)
+    with pytest.raises(FileNotFoundError, match="there is no file .*my_storry.txt. Did you mean 'my_story.txt'"):
+        load_task(tmp_path / "my_storry.txt")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        load_task("no_such_folder/a.txt")
+
+
+def test_a_folder_is_refused(tmp_path):
+    folder = tmp_path / "folder.txt"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="is a folder; expected a .txt or .jsonl file"):
+        load_task(folder)
