@@ -1,0 +1,254 @@
+r"""The LoRA layers: a frozen module and the low-rank updates learned beside it.
+
+Equal to peft to the bit. Floating-point sums depend on their order, so the forward does what peft's `Linear.forward`
+does, in the same order and with the same dtypes: run the base, cast x to A's dtype, dropout, A, B, times the scaling,
+add to the base's output, adapter after adapter, and cast back once at the end. Folding the scaling into B, or adding
+in place of the last product (`addmm`), is the same mathematics and other bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether `module` is GPT-2's Conv1D: a linear layer that stores its weight as [in, out].
+
+    Read off the class's name, so that models from elsewhere can be adapted without importing transformers.
+    """
+    return any(c.__name__ == "Conv1D" and c.__module__.startswith("transformers.") for c in type(module).__mro__)
+
+
+class LoraLayer(nn.Module):
+    """What the LoRA layers share: several adapters by name beside one frozen `base`.
+
+    base: the frozen module. A, B, dropout: per adapter. scaling: {name: alpha / rank}. active: names used in the
+    forward, in order. merged: names whose update is inside the base's weight right now.
+    """
+
+    in_features: int
+    out_features: int
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.A: nn.ModuleDict | nn.ParameterDict
+        self.B: nn.ModuleDict | nn.ParameterDict
+        self.dropout = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self.active: list[str] = []
+        self.merged: list[str] = []
+        self.pristine: Tensor | None = None  # the weight as it was before the merge, if it was kept
+
+    def __getattr__(self, name: str):
+        """`weight`, `bias`, `in_features`, `padding_idx`, ... : what the wrapper lacks is the base's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base":  # not there yet: being built or unpickled
+                raise
+            return getattr(super().__getattr__("base"), name)
+
+    @property
+    def adapter_dtype(self) -> torch.dtype:
+        """float32 over a half-precision base, else the base's own dtype."""
+        dtype = self.base.weight.dtype
+        return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+    @property
+    def rank(self) -> dict[str, int]:
+        """{adapter: rank}, read off A [rank, in]."""
+        return {name: self.matrices(name)[0].shape[0] for name in self.scaling}
+
+    def add(self, name: str, rank: int, scaling: float, dropout: float = 0.0, zero_init: bool = True) -> None:
+        """Make A [rank, in] and B [out, rank] for adapter `name`; not active yet."""
+        a, b = self._new_matrices(rank, zero_init)
+        place = {"device": self.base.weight.device, "dtype": self.adapter_dtype}
+        if isinstance(self.A, nn.ModuleDict):
+            self.A[name], self.B[name] = a.to(**place), b.to(**place)
+        else:
+            self.A[name], self.B[name] = nn.Parameter(a.to(**place)), nn.Parameter(b.to(**place))
+        if dropout > 0:
+            self.dropout[name] = nn.Dropout(dropout).train(self.training)
+        self.scaling[name] = scaling
+
+    def remove(self, name: str) -> None:
+        """Forget adapter `name`."""
+        for container in (self.A, self.B, self.dropout, self.scaling):
+            if name in container:
+                del container[name]
+        if name in self.active:
+            self.active.remove(name)
+
+    def matrices(self, name: str) -> tuple[Tensor, Tensor]:
+        """A [rank, in] and B [out, rank] of adapter `name`, as parameters."""
+        a, b = self.A[name], self.B[name]
+        return (a.weight, b.weight) if isinstance(a, nn.Module) else (a, b)
+
+    def delta(self, name: str) -> Tensor:
+        """s B A in the shape of the base's weight, in the adapter's dtype."""
+        a, b = self.matrices(name)
+        return self._as_weight(b @ a) * self.scaling[name]
+
+    def add_delta(self, weight: Tensor, name: str) -> Tensor:
+        """`weight` + s B A as a new tensor, one pass over it; `weight` is in the adapter's dtype."""
+        a, b = self.matrices(name)
+        left, right = (b, a) if self.stored_as_out_in else (a.T, b.T)
+        return torch.addmm(weight, left, right, alpha=self.scaling[name])
+
+    stored_as_out_in = True
+
+    def _as_weight(self, update: Tensor) -> Tensor:
+        return update if self.stored_as_out_in else update.T
+
+    def _new_matrices(self, rank: int, zero_init: bool):
+        a = nn.Linear(self.in_features, rank, bias=False, device=_build_device(self.base))
+        b = nn.Linear(rank, self.out_features, bias=False, device=_build_device(self.base))
+        nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+        if zero_init:
+            nn.init.zeros_(b.weight)
+        return a, b
+
+    def train(self, mode: bool = True) -> LoraLayer:
+        """As nn.Module's. Raises RuntimeError for train() while an adapter is merged."""
+        if mode and self.merged:
+            raise RuntimeError(
+                f"adapter {', '.join(map(repr, self.merged))} is merged: its A and B take no part in the forward and "
+                "would get no gradient. Call unmerge(model) before train()."
+            )
+        return super().train(mode)
+
+
+def _build_device(base: nn.Module) -> str:
+    """Where A and B are drawn: on the CPU, so that a seed gives the same adapter on every machine."""
+    return "meta" if base.weight.device.type == "meta" else "cpu"
+
+
+class LoraLinear(LoraLayer):
+    r"""A frozen linear layer and the low-rank updates learned beside it.
+
+    .. math:: y = Wx + b + \sum_{a \in \text{active}} s_a\, B_a (A_a x), \qquad s_a = \alpha_a / r_a
+
+    Shapes: x [..., in], A [r, in], B [out, r], y [..., out].
+    A starts Kaiming uniform (a = sqrt 5) and B zero: an untrained adapter changes nothing, yet B's gradient is not
+    zero. Source: Hu et al. 2021, section 4.1; peft 0.21, `tuners/lora/layer.py`.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.out_features, self.in_features = self._sizes(base)
+        self.A = nn.ModuleDict()
+        self.B = nn.ModuleDict()
+
+    @staticmethod
+    def _sizes(base: nn.Module) -> tuple[int, int]:
+        return base.weight.shape[0], base.weight.shape[1]
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """y [..., out] for x [..., in]; the base's dtype."""
+        y = self.base(x, *args, **kwargs)
+        if self.merged or not self.active:
+            return y
+        # Straight to the dicts behind the containers: a container look-up costs as much as a small product.
+        modules = self._modules
+        all_a, all_b, dropouts = modules["A"]._modules, modules["B"]._modules, modules["dropout"]._modules
+        dtype = y.dtype
+        for name in self.active:
+            a = all_a[name]
+            h = x.to(a.weight.dtype)
+            if name in dropouts:
+                h = dropouts[name](h)
+            y = y + all_b[name](a(h)) * self.scaling[name]  # fp32 adapters promote a bf16 y; rounded once, below
+        return y.to(dtype)
+
+
+class LoraConv1D(LoraLinear):
+    """GPT-2's Conv1D: the same layer with the weight stored as [in, out], so the update is (s B A).T."""
+
+    stored_as_out_in = False
+
+    @staticmethod
+    def _sizes(base: nn.Module) -> tuple[int, int]:
+        return base.weight.shape[1], base.weight.shape[0]
+
+
+class LoraEmbedding(LoraLayer):
+    r"""A frozen embedding and the low-rank updates of its rows.
+
+    .. math:: y_t = W_t + s\, B A_{:, t}
+
+    Shapes: token ids [...], W [vocabulary, dim], A [r, vocabulary], B [dim, r], y [..., dim].
+    A starts zero and B normal, as in peft.
+    """
+
+    stored_as_out_in = False
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__(base)
+        self.in_features, self.out_features = base.weight.shape
+        self.A = nn.ParameterDict()
+        self.B = nn.ParameterDict()
+
+    def _new_matrices(self, rank: int, zero_init: bool):
+        device = _build_device(self.base)
+        a, b = torch.randn(rank, self.in_features, device=device), torch.randn(self.out_features, rank, device=device)
+        return (torch.zeros_like(a) if zero_init else a), b
+
+    def forward(self, ids: Tensor, *args, **kwargs) -> Tensor:
+        """y [..., dim] for token ids [...]; the base's dtype. Dropout plays no part, as in peft."""
+        base = self.base
+        y = base(ids, *args, **kwargs)
+        if self.merged or not self.active:
+            return y
+        dtype = y.dtype
+        rows = (base.padding_idx, base.max_norm, base.norm_type, base.scale_grad_by_freq, base.sparse)
+        for name in self.active:
+            update = (F.embedding(ids, self.A[name].T, *rows) @ self.B[name].T) * self.scaling[name]
+            if hasattr(base, "embed_scale"):  # Gemma multiplies its embedding's output, so the update as well
+                scale = torch.as_tensor(base.embed_scale, dtype=base.weight.dtype, device=base.weight.device)
+                update = update * scale.to(update.dtype)
+            y = y + update
+        return y.to(dtype)
+
+
+class SavedModule(nn.Module):
+    """A module trained whole beside the adapters (`modules_to_save`): the original, frozen, and a copy per adapter."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self.original = original
+        self.copies = nn.ModuleDict()
+        self.active: list[str] = []  # none, or one name
+
+    def add(self, name: str) -> None:
+        self.copies[name] = copy.deepcopy(self.original)
+
+    @property
+    def current(self) -> nn.Module:
+        """The module in use: the active adapter's copy, or the original."""
+        return self.copies[self.active[0]] if self.active else self.original
+
+    def forward(self, *args, **kwargs):
+        return self.current(*args, **kwargs)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("original", "copies", "active"):
+                raise
+            return getattr(self.current, name)
+
+
+def layer_class(module: nn.Module) -> type[LoraLayer] | None:
+    """The LoRA layer for a module, or None where there is none."""
+    if isinstance(module, nn.Linear):
+        return LoraLinear
+    if isinstance(module, nn.Embedding):
+        return LoraEmbedding
+    return LoraConv1D if is_conv1d(module) else None

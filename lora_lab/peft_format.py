@@ -1,0 +1,176 @@
+"""The PEFT adapter format in words: what the two files hold, and which files are refused.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors`. A tensor's key is `base_model.model.` + the path
+in the plain model + a suffix. Source: peft 0.21, `utils/save_and_load.py` and `tuners/lora/config.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from torch import nn
+
+from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean
+from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLayer, layer_class
+from lora_lab.matching import find_saved, find_targets, original_modules, shortest_names
+from lora_lab.record import Record, scaled_config
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# What peft can ask for and this package does not build. Loading such a file as plain LoRA would be silently wrong.
+NOT_BUILT = {
+    "use_dora": "DoRA",
+    "lora_bias": "a bias in B",
+    "target_parameters": "adapters on bare parameters",
+    "trainable_token_indices": "trainable tokens",
+    "layer_replication": "layer replication",
+    "ensure_weight_tying": "tied adapters",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
+    "corda_config": "CorDA",
+    "lora_ga_config": "LoRA-GA",
+    "loftq_config": "LoftQ",
+    "megatron_config": "Megatron",
+}
+# Initial values that leave the base model alone: once trained, such an adapter is plain LoRA.
+PLAIN_INITS = (True, False, None, "gaussian", "eva")
+# Read from a file by LoraConfig, or saying nothing about the mathematics.
+READ = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    **{
+        k: k
+        for k in (
+            "target_modules exclude_modules layers_to_transform layers_pattern rank_pattern alpha_pattern use_rslora "
+            "modules_to_save bias fan_in_fan_out"
+        ).split()
+    },
+}
+INFORMATION = set(
+    "peft_type task_type base_model_name_or_path revision inference_mode auto_mapping peft_version init_lora_weights "
+    "megatron_core qalora_group_size eva_config runtime_config".split()
+)
+
+
+def matrix_keys(path: str, layer: type[LoraLayer]) -> tuple[str, str]:
+    """The keys of A and B of the layer at `path`."""
+    a, b = ("lora_embedding_A", "lora_embedding_B") if layer is LoraEmbedding else ("lora_A.weight", "lora_B.weight")
+    return f"{PREFIX}{path}.{a}", f"{PREFIX}{path}.{b}"
+
+
+def bias_key(path: str, adapted) -> str:
+    """The key of the bias at `path`; an adapted layer's is inside its wrapper."""
+    owner = path.removesuffix(".bias")
+    return f"{PREFIX}{owner}.base_layer.bias" if owner in adapted else f"{PREFIX}{path}"
+
+
+def config_to_file(model: nn.Module, record: Record, name: str, base_model_name: str | None) -> dict:
+    """The content of `adapter_config.json` for adapter `name`."""
+    config = scaled_config(record, name)
+    paths = [p for p, layer in record.layers.items() if name in layer.scaling]
+    targets = config.target_modules
+    if targets == ALL_LINEAR:  # the names themselves, so that the file means the same on every model class
+        targets = shortest_names(model, paths)
+    by_number = config.layers_to_transform if config.target_modules != ALL_LINEAR else None
+    causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    known_as = getattr(getattr(model, "config", None), "_name_or_path", None)
+
+    def number(value: float) -> float:
+        return int(value) if value == int(value) else value
+
+    def listed(value):
+        return list(value) if isinstance(value, tuple) else value
+
+    return {
+        "alpha_pattern": {k: number(v) for k, v in config.alpha_pattern.items()},
+        "auto_mapping": None,
+        "base_model_name_or_path": base_model_name or known_as or None,
+        "bias": config.bias,
+        "exclude_modules": listed(config.exclude_modules),
+        "fan_in_fan_out": any(isinstance(record.layers[p], LoraConv1D) for p in paths),
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": listed(config.layers_pattern) if by_number else None,
+        "layers_to_transform": listed(by_number),
+        "lora_alpha": number(config.alpha),
+        "lora_bias": False,
+        "lora_dropout": config.dropout,
+        "modules_to_save": listed(config.modules_to_save) or None,
+        "peft_type": "LORA",
+        "r": config.rank,
+        "rank_pattern": dict(config.rank_pattern),
+        "revision": None,
+        "target_modules": listed(targets),
+        "target_parameters": None,
+        "task_type": "CAUSAL_LM" if causal else None,
+        "trainable_token_indices": None,
+        "use_dora": False,
+        "use_rslora": config.use_rslora,
+    }
+
+
+def config_from_file(content: object, where: Path) -> LoraConfig:
+    """The configuration in the parsed `adapter_config.json` at `where`.
+
+    Raises ValueError, naming the file, for one that is not LoRA's or that asks for what is not built. Warns for keys
+    it does not know and for a missing lora_alpha or r, which peft reads as 8.
+    """
+    if not isinstance(content, dict) or "peft_type" not in content:
+        raise ValueError(f"{where} is not an adapter's configuration: it has no 'peft_type'")
+    if content["peft_type"] != "LORA":
+        raise ValueError(f"{where} describes a {content['peft_type']!r} adapter; only 'LORA' can be loaded here")
+    for key, what in NOT_BUILT.items():
+        if content.get(key):
+            raise ValueError(f"{where} asks for {what} ({key} = {content[key]!r}), which is not built here")
+    init = content.get("init_lora_weights", True)
+    if init not in PLAIN_INITS:
+        raise ValueError(
+            f"{where} asks for the initial values {init!r} (init_lora_weights), which change the base model or are not "
+            "built here. Convert it with peft to a plain LoRA adapter first."
+        )
+    if not content.get("target_modules"):
+        raise ValueError(f"{where} names no target_modules")
+    unknown = sorted(
+        k for k, v in content.items() if v and k not in READ and k not in INFORMATION and k not in NOT_BUILT
+    )
+    if unknown:
+        near = did_you_mean(unknown[0], [*READ, *NOT_BUILT])
+        warnings.warn(f"{where}: unknown settings ignored: {', '.join(unknown)}.{near}", stacklevel=3)
+    for key in ("r", "lora_alpha"):
+        if content.get(key) is None:
+            warnings.warn(f"{where} does not say {key}: read as 8, as peft does", stacklevel=3)
+    fields = {READ[k]: v for k, v in content.items() if k in READ and v is not None}
+    try:
+        return LoraConfig(**{"rank": 8, "alpha": 8} | fields, patterns_in_order=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """{key: shape} of the weights file that goes with `config` on this model."""
+    targets, _ = find_targets(model, config, strict=False)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, module in targets.items():
+        layer, rank = layer_class(module), config.rank_for(path)
+        first, second = module.weight.shape
+        into, out = (second, first) if layer.stored_as_out_in else (first, second)
+        key_a, key_b = matrix_keys(path, layer)
+        shapes[key_a], shapes[key_b] = (rank, into), (out, rank)
+    saved = find_saved(model, config, strict=False)
+    for path, module in saved.items():
+        shapes |= {f"{PREFIX}{path}.{k}": tuple(t.shape) for k, t in module.state_dict().items()}
+    if config.bias != "none":
+        whole = tuple(f"{p}." for p in saved)
+        for path, module in original_modules(model):
+            chosen = path in targets or (config.bias == "all" and not f"{path}.".startswith(whole))
+            bias = module._parameters.get("bias")
+            if chosen and bias is not None:
+                shapes[bias_key(f"{path}.bias", targets)] = tuple(bias.shape)
+    return shapes
