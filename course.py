@@ -63,7 +63,7 @@ def say(text: str) -> None:
 
 
 def check_python(version: tuple = tuple(sys.version_info[:2]), bits: int = 64 if sys.maxsize > 2**32 else 32) -> None:
-    """Raises CourseError on a Python that the pinned packages have no build for; names a better one where there is one."""
+    """Raises CourseError on a Python without builds of the pinned packages, naming a better one if there is one."""
     if OLDEST <= version <= NEWEST and bits == 64:
         if platform.system() == "Darwin" and platform.machine() == "x86_64":
             raise CourseError(
@@ -96,8 +96,9 @@ def check_venv_module(find=importlib.util.find_spec) -> None:
     if find("venv") is None or find("ensurepip") is None:
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
         raise CourseError(
-            f"This Python cannot make environments (its venv or ensurepip module is missing): on Debian or Ubuntu type  "
-            f"sudo apt install python{version}-venv  and elsewhere install Python from python.org, then type the same command again."
+            "This Python cannot make environments (its venv or ensurepip module is missing): on Debian or Ubuntu type  "
+            f"sudo apt install python{version}-venv  and elsewhere install Python from python.org, "
+            "then type the same command again."
         )
 
 
@@ -158,8 +159,8 @@ def explain(output: str) -> CourseError:
         return CourseError(disk_full())
     if found(r"CERTIFICATE_VERIFY_FAILED|SSLCertVerificationError"):
         return CourseError(
-            "This network answers with a certificate that Python does not trust (a company proxy does that): ask for its "
-            f"certificate file, set the environment variable PIP_CERT to it, {again}"
+            "This network answers with a certificate that Python does not trust (a company proxy does that): ask for "
+            f"its certificate file, set the environment variable PIP_CERT to it, {again}"
         )
     if found(r"Read-only file system|Permission denied|WinError 5\b|Access is denied"):
         return CourseError(read_only())
@@ -174,8 +175,8 @@ def explain(output: str) -> CourseError:
     if missing:
         machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
         return CourseError(
-            f"The package index has no {missing.group(1)} for this machine ({machine}): try another Python from 3.11 to "
-            f"3.14; if an index of your own is set (PIP_INDEX_URL, pip config list), unset it, {again}"
+            f"The package index has no {missing.group(1)} for this machine ({machine}): try another Python from 3.11 "
+            f"to 3.14; if an index of your own is set (PIP_INDEX_URL, pip config list), unset it, {again}"
         )
     lines = [line for line in output.splitlines() if line.strip()] or ["no output at all"]
     errors = [line for line in lines if line.lower().startswith("error")] or lines
@@ -239,7 +240,7 @@ def watched(command: "list[str]", env: "dict[str, str] | None" = None) -> str:
 
 
 def pip(*words: str) -> None:
-    # Settings that send packages elsewhere than into .venv make no sense here, and PYTHONPATH would hide what is missing.
+    # Settings that send packages elsewhere than into .venv make no sense here; PYTHONPATH would hide what is missing.
     unwanted = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "PYTHONHOME", "PYTHONPATH")
     env = {k: v for k, v in os.environ.items() if k not in unwanted}
     options = ["--progress-bar=off", "--disable-pip-version-check", "--no-input"]
@@ -247,7 +248,7 @@ def pip(*words: str) -> None:
 
 
 def reachable(url: str, seconds: float = 5) -> bool:
-    """Does the address answer at all? Looked up in a thread, since a name that does not resolve can hang for minutes."""
+    """Does the address answer? Asked in a thread, since a name that does not resolve can hang for minutes."""
     answers = []
 
     def ask() -> None:
@@ -372,8 +373,8 @@ def remove_venv() -> None:
         except OSError as error:
             if attempt == 4:
                 raise CourseError(
-                    f"The folder {VENV} is unfinished and cannot be deleted ({error.strerror}): close the programs that use it "
-                    "(JupyterLab, an editor), then type the same command again."
+                    f"The folder {VENV} is unfinished and cannot be deleted ({error.strerror}): close the programs "
+                    "that use it (JupyterLab, an editor), then type the same command again."
                 ) from error
             time.sleep(1)  # a pip that lost its parent may still be writing there
 
@@ -386,8 +387,8 @@ def make_venv() -> None:
 
 def install(build: str) -> None:
     LOG.write_text("", encoding="utf-8")
-    size = {"cpu": "about 500 MB", "plain": "about 500 MB", "cuda": "several GB"}[build]
-    say(f"Installing requirements.txt into .venv: {size} to download, minutes the first time; the log is {LOG}")
+    size = "several GB" if build == "cuda" else "about 350 MB"
+    say(f"Installing requirements.txt into .venv: {size} to download, 1 to 10 minutes; the log is {LOG}")
     if build == "cpu":
         install_cpu_torch()
     pip("-r", str(REQUIREMENTS))
@@ -486,15 +487,14 @@ def hand_over(command: "list[str]") -> int:
 def open_lab(port: "int | None", browser: bool) -> int:
     port = choose_port(port)
     command = [str(venv_python()), "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += [f"--ServerApp.root_dir={ROOT}", "--log-level=WARN"]
     if not browser:
         command.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container; Jupyter refuses otherwise
         command.append("--allow-root")
-    say(
-        f"Starting JupyterLab on port {port}, for this machine only. It opens in your browser; if not, follow the address"
-    )
-    say("with the token below. In a lesson: Run, then Run All Cells. To stop: Ctrl+C here, twice.")
-    return hand_over(command + [FIRST_LESSON])
+    say(f"Starting JupyterLab on port {port}, for this machine only. It opens in your browser; if it does not, follow")
+    say("the address with the token below. In a lesson: Run, then Run All Cells. To stop: Ctrl+C here, twice.")
+    return hand_over(command + [f"--LabApp.default_url=/lab/tree/{FIRST_LESSON}"])
 
 
 def run_tests(words: "list[str]") -> int:
@@ -527,9 +527,7 @@ def main(argv: "list[str] | None" = None) -> int:
     try:
         check_python()
         if args.choice == "gpu" and platform.system() == "Windows":
-            say(
-                "On Windows the package index has only CPU builds of torch; pytorch.org shows the command for a CUDA one."
-            )
+            say("On Windows the package index has only torch's CPU build; pytorch.org shows how to get a CUDA one.")
         changed = prepare(args.choice)
         if args.command == "setup":
             if not changed:

@@ -1,0 +1,47 @@
+"""What all tests share: the folder of outside data, hypothesis' settings, and a CI where nothing may be skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# No deadline: the first example pays for an import, and machines differ. The same examples every time.
+hypothesis.settings.register_profile("course", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("course")
+
+NO_SKIP = bool(os.environ.get("LORA_LAB_NO_SKIP"))
+
+
+@pytest.fixture(scope="session")
+def outside_data() -> Path:
+    """The folder named by LORA_LAB_DATA: text and models that others made, which this repository does not carry."""
+    folder = os.environ.get("LORA_LAB_DATA")
+    if not folder:
+        pytest.skip("LORA_LAB_DATA is not set: it names the folder of outside text and models")
+    if not Path(folder).is_dir():
+        pytest.fail(f"LORA_LAB_DATA names {folder}, which is no folder")
+    return Path(folder)
+
+
+def _fail_if_skipped(report) -> None:
+    if NO_SKIP and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"LORA_LAB_NO_SKIP is set, so a skipped test is a failure. {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _fail_if_skipped(report)
+    return report
