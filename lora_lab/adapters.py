@@ -57,7 +57,8 @@ __all__ = [
 def add_adapter(model: nn.Module, config: LoraConfig, name: str = "default") -> nn.Module:
     """Wrap the modules that `config` targets, freeze all else, and make `name` the active adapter.
 
-    Works in place and returns the same model. An untrained adapter changes no output. Raises ValueError, and changes
+    Works in place and returns the same model: give it `copy.deepcopy(model)` to keep a plain one as well. An
+    untrained adapter changes no output. Raises ValueError, and changes
     nothing, for a bad or taken name, targets that match nothing, a merged model, or a model adapted elsewhere.
     Warns for a rank that a layer cannot use and for patterns that match nothing.
     """
@@ -73,8 +74,10 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
     _check_addable(model, record, config, name)
     targets, complaints = find_targets(model, config, strict)
     saved = find_saved(model, config, strict)
+    if record is not None:
+        _check_apart(record, targets, saved)
     for text in complaints + _wide_ranks(targets, config):
-        warnings.warn(text, stacklevel=4)
+        warnings.warn(text, stacklevel=3)
 
     if record is None:
         record = Record({n: p.requires_grad for n, p in model.named_parameters()})
@@ -119,6 +122,18 @@ def _check_addable(model: nn.Module, record: Record | None, config: LoraConfig, 
         raise ValueError(f"adapter {record.bias_owner!r} trains biases already: only one adapter of a model can")
 
 
+def _check_apart(record: Record, targets: dict[str, nn.Module], saved: dict[str, nn.Module]) -> None:
+    """Raises ValueError where one adapter would update what another replaces whole."""
+    for path in targets:
+        whole = next((p for p in record.saved if f"{path}.".startswith(f"{p}.")), None)
+        if whole is not None:
+            raise ValueError(f"'{path}' cannot be adapted: another adapter saves '{whole}' whole (modules_to_save)")
+    for path in saved:
+        inside = next((p for p in (*record.layers, *record.saved) if p != path and p.startswith(f"{path}.")), None)
+        if path in record.layers or inside is not None:
+            raise ValueError(f"'{path}' cannot be saved whole: another adapter is on '{inside or path}'")
+
+
 def _wide_ranks(targets: dict[str, nn.Module], config: LoraConfig) -> list[str]:
     """One sentence on the first layer whose rank is more than its matrix can use, and how many more there are."""
     wide = []
@@ -140,10 +155,7 @@ def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
     """Put `new` where `path` is."""
     parent_path, _, child = path.rpartition(".")
     parent = model.get_submodule(parent_path)
-    if isinstance(parent, (nn.ModuleList, nn.Sequential)):
-        parent[int(child)] = new
-    else:
-        setattr(parent, child, new)
+    setattr(parent, child, new)
     if isinstance(parent, nn.TransformerEncoderLayer):
         # In eval mode its fast path reads the weights and never calls the layers: this flag turns that path off.
         parent.activation_relu_or_gelu = 0
@@ -220,7 +232,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     ValueError for an unknown name. While merged, it unmerges first, with a warning.
     """
     record = record_of(model)
-    names = _as_names(names)
+    names = as_names(names)
     check_known(record, names)
     if record.disabled:
         raise RuntimeError("adapters are disabled here: leave disable_adapters first")
@@ -240,7 +252,8 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     _choose(record, names)
 
 
-def _as_names(names: str | Sequence[str]) -> list[str]:
+def as_names(names: str | Sequence[str]) -> list[str]:
+    """One name or several as a list. Raises ValueError for none, or for the same one twice."""
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise ValueError("no adapter named: to run without any, use disable_adapters(model)")

@@ -33,6 +33,7 @@ class LoraLayer(nn.Module):
 
     in_features: int
     out_features: int
+    stored_as_out_in = True  # False where the base's weight is [in, out]
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class LoraLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base":  # not there yet: being built or unpickled
+            if name == "base" or name.startswith("__"):  # not there yet, or asked of this object itself
                 raise
             return getattr(super().__getattr__("base"), name)
 
@@ -100,8 +101,6 @@ class LoraLayer(nn.Module):
         a, b = self.matrices(name)
         left, right = (b, a) if self.stored_as_out_in else (a.T, b.T)
         return torch.addmm(weight, left, right, alpha=self.scaling[name])
-
-    stored_as_out_in = True
 
     def _as_weight(self, update: Tensor) -> Tensor:
         return update if self.stored_as_out_in else update.T
@@ -240,7 +239,7 @@ class SavedModule(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name in ("original", "copies", "active"):
+            if name in ("original", "copies", "active") or name.startswith("__"):
                 raise
             return getattr(self.current, name)
 

@@ -93,7 +93,7 @@ def status(model: nn.Module) -> Status:
 
 
 def count_parameters(model: nn.Module) -> ParameterCount:
-    """Count parameters: base, adapters, whole saved modules, trainable. A tied parameter counts once. Plain models too."""
+    """Count the base, the adapters, whole saved modules and what is trainable. Plain models too."""
     record = model.__dict__.get(RECORD)
     adapter: dict[int, int] = {}
     head: dict[int, int] = {}
@@ -122,7 +122,8 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
         record = record_of(model)
         named = ", ".join(map(repr, record.active))
         raise ValueError(
-            f"nothing here is trainable: adapter {named} was loaded frozen. Load it with trainable=True to go on training"
+            f"nothing here is trainable: adapter {named} was loaded frozen. To go on training, load it with "
+            "trainable=True"
         )
     return found
 

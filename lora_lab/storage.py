@@ -91,7 +91,7 @@ def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor
         adapted = [p for p, layer in record.layers.items() if name in layer.scaling]
         found |= {bias_key(path, adapted): trained[id(bias)] for path, bias in record.biases.items()}
     for path, layer in _whole_embeddings(model, record, name).items():
-        weight = layer.base.weight if layer.pristine is None else layer.pristine
+        weight = layer.base.weight if layer.pristine is None or record.disabled else layer.pristine
         found[f"{PREFIX}{path}.base_layer.weight"] = weight
     return {k: t.detach().to("cpu", copy=True).contiguous() for k, t in found.items()}
 

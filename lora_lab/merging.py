@@ -1,0 +1,141 @@
+r"""Merging: put the update into the weight, and take it out again to the bit.
+
+.. math:: W' = W + s\,BA
+
+Taking it out by subtraction rounds twice: a bfloat16 base is 2.4e-2 off after 100 cycles. So the weight itself is
+kept, and put back by pointer. The price is one more copy of every merged weight; `keep_backup=False` saves it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lora_lab.adapters import as_names, unwrap
+from lora_lab.layers import LoraLayer
+from lora_lab.record import Record, check_known, finite, record_of, restore_pristine
+
+
+def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backup: bool = True) -> None:
+    """Add the updates of `names` (default: the active adapters) to the weights: no cost at inference.
+
+    Every merged weight is computed and checked before the first one is put in place, so a failure leaves all layers
+    as they were. A half-precision base is computed in float32 and rounded once. keep_backup: keep the weights for
+    `unmerge`; without, the merge is for good, needs no second copy, and computes twice.
+
+    Warns, and does nothing, where all are merged already. Raises ValueError for an unknown adapter, a result that is
+    not finite, or a weight tied to another module's; RuntimeError while adapters are disabled.
+    """
+    record = _enabled_record(model)
+    names = list(record.active) if names is None else as_names(names)
+    check_known(record, names)
+    merged = record.merged
+    fresh = [n for n in names if n not in merged]
+    if not fresh:
+        warnings.warn(f"{', '.join(map(repr, names))}: merged already, nothing to do", stacklevel=2)
+        return
+    layers = {p: m for p, m in record.layers.items() if any(n in m.scaling for n in fresh)}
+    _check_not_tied(model, layers)
+    if keep_backup and record.merged_for_good:
+        raise ValueError("an earlier merge kept no backup, so this one cannot: pass keep_backup=False")
+    if keep_backup:
+        weights = [_merged_weight(path, layer, fresh) for path, layer in layers.items()]
+        for layer, weight in zip(layers.values(), weights, strict=True):
+            if layer.pristine is None:
+                layer.pristine = layer.base.weight.data
+            layer.base.weight.data = weight
+    else:
+        for path, layer in layers.items():
+            _merged_weight(path, layer, fresh)  # only to check it: keeping all would be the second copy
+        for path, layer in record.layers.items():
+            layer.pristine = None
+            if path in layers:
+                layer.base.weight.data = _merged_weight(path, layer, fresh)
+        record.merged_for_good = True
+    for layer in layers.values():
+        layer.merged += [n for n in fresh if n in layer.scaling]
+
+
+@torch.no_grad()
+def _merged_weight(path: str, layer: LoraLayer, names: list[str]) -> Tensor:
+    """The weight with the updates in it, as a new tensor. Raises ValueError if it is not finite."""
+    weight = layer.base.weight
+    result = weight.to(layer.adapter_dtype)
+    for name in names:
+        if name in layer.scaling:
+            result = layer.add_delta(result, name)
+    result = result.to(weight.dtype)
+    if not finite(result):
+        broken = [n for n in names if n in layer.scaling and not finite(layer.delta(n))]
+        whose = f"adapter {broken[0]!r}" if broken else f"their sum with the {weight.dtype} weight"
+        raise ValueError(f"merging would make '{path}' not finite (NaN or infinity), from {whose}. Nothing was merged.")
+    return result
+
+
+def _check_not_tied(model: nn.Module, layers: dict[str, LoraLayer]) -> None:
+    """Raises ValueError if a weight to be changed is another module's as well (by parameter or by memory)."""
+    users: dict[int, list[str]] = {}
+    for path, parameter in model.named_parameters(remove_duplicate=False):
+        users.setdefault(parameter.data_ptr(), []).append(path)
+    for path, layer in layers.items():
+        own = f"{path}.base.weight"
+        others = [p for p in users.get(layer.base.weight.data_ptr(), []) if p != own and layer.base.weight.numel()]
+        if others:
+            other = others[0].removesuffix(".weight").removesuffix(".base")
+            raise ValueError(
+                f"the weight of '{path}' is tied to '{other}': merging would change both. To untie them, on the plain "
+                f"model: model.{other}.weight = torch.nn.Parameter(model.{other}.weight.detach().clone()), and "
+                "model.config.tie_word_embeddings = False if there is such a setting; then load the adapter again."
+            )
+
+
+def unmerge(model: nn.Module) -> None:
+    """Put the weights back as they were before `merge`, to the bit, whatever happened to the adapters since.
+
+    Warns where nothing is merged. Raises ValueError after keep_backup=False, RuntimeError while disabled.
+    """
+    record = _enabled_record(model)
+    if not record.merged:
+        warnings.warn("nothing is merged, nothing to do", stacklevel=2)
+        return
+    _check_backup(record)
+    restore_pristine(record)
+
+
+def _enabled_record(model: nn.Module) -> Record:
+    record = record_of(model)
+    if record.disabled:
+        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
+    return record
+
+
+def _check_backup(record: Record) -> None:
+    if record.merged_for_good:
+        raise ValueError("merged with keep_backup=False: the weights before it were not kept, so they cannot come back")
+
+
+def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None) -> nn.Module:
+    """Merge for good and take the wrappers off: a plain model that computes what the adapted one did.
+
+    Whole saved modules and trained biases of active adapters stay. Works in place and returns the same model.
+    """
+    record = _enabled_record(model)
+    wanted = list(record.active) if names is None else as_names(names)
+    if not record.merged or any(n not in record.merged for n in wanted):
+        merge(model, wanted, keep_backup=False)
+    return unwrap(model, record, keep_trained=True)
+
+
+def unload(model: nn.Module) -> nn.Module:
+    """Take all adapters off: the plain base model, to the bit. Unmerges first. In place; returns the same model.
+
+    Raises ValueError after keep_backup=False.
+    """
+    record = _enabled_record(model)
+    if record.merged:
+        _check_backup(record)
+        restore_pristine(record)
+    return unwrap(model, record, keep_trained=False)
