@@ -13,7 +13,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,41 +25,35 @@ def dial(seed: int = 0) -> dict:
     """Train one adapter on pirate stories, then turn its scale from 0 to 2 and record what changes.
 
     At each scale: loss in nats per token on the task's validation passages and on plain stories (what the base model
-    was trained for), and 60 tokens written from each of three prompts. `marker_words` counts the pirate words per
-    100 in those and eleven further samples a prompt: three texts alone are too few to count in.
+    was trained for), and 60 tokens sampled after each of three prompts, from the same random numbers at every scale.
+    `marker_words` counts the pirate words per 100 in 12 such samples a prompt: three texts are too few to count in.
     """
-    from lora_lab import adapters, finetune, models, scoring, tasks
+    from lora_lab import adapters, finetune, generate, scoring, tasks
 
     task = tasks.load_task("pirate", seed=seed)
     plain = [tasks.Example("", story) for story in tasks.base_stories()]
-    with tempfile.TemporaryDirectory() as folder:
-        trained = finetune.finetune(task="pirate", rank=8, alpha=16, seed=seed, output=Path(folder) / "pirate")
-        model, tokenizer = models.load("base", adapter=Path(folder) / "pirate")
+    trained = finetune.finetune("base", "pirate", rank=8, alpha=16, seed=seed)
+    model, tokenizer = trained.model, trained.tokenizer
     rows = []
     for scale in [quarter / 4 for quarter in range(9)]:
         adapters.set_scale(model, scale)
-        samples = [[_write(model, tokenizer, prompt, seed + i) for i in range(12)] for prompt in task.prompts]
+        many = generate.complete(model, tokenizer, task.prompts * 12, max_new_tokens=60, temperature=0.7, seed=seed)
         rows.append(
             {
                 "scale": scale,
-                "pirate_loss": scoring.loss(model, tokenizer, task.validation, max_length=128, batch_size=16),
-                "story_loss": scoring.loss(model, tokenizer, plain, max_length=128, batch_size=16),
-                "marker_words": task.style_score(" ".join(text for texts in samples for text in texts)),
-                "texts": [texts[0] for texts in samples],
+                "pirate_loss": scoring.loss(model, tokenizer, task.validation),
+                "story_loss": scoring.loss(model, tokenizer, plain),
+                "marker_words": task.style_score(" ".join(many)),
+                "texts": many[: len(task.prompts)],
             }
         )
     return {
         "about": "one LoRA adapter trained on pirate stories, its scale turned from 0 (base model) to 2 (twice)",
-        "settings": {"rank": 8, "alpha": 16, "training_seconds": round(trained.seconds, 1)},
+        "settings": trained.settings | {"device": model.device.type},
+        "training": {f: getattr(trained, f) for f in ("seconds", "loss_before", "loss_after", "best_step")},
         "prompts": list(task.prompts),
         "rows": rows,
     }
-
-
-def _write(model, tokenizer, prompt: str, seed: int) -> str:
-    from lora_lab.generate import generate
-
-    return generate(model, tokenizer, prompt, max_new_tokens=60, temperature=0.7, seed=seed)
 
 
 SWEEPS: dict[str, Callable[[int], dict]] = {"dial": dial}

@@ -1,4 +1,4 @@
-"""The map of the course: written lessons are linked to their notebook, others are "coming", in README as in lesson 00."""
+"""The map of the course: a written lesson is linked to its notebook, others are "coming", in README as in lesson 00."""
 
 from __future__ import annotations
 
