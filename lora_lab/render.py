@@ -1,4 +1,4 @@
-"""Run the notebooks and keep their outputs: the one way to make a notebook's committed state, and what is checked in it.
+"""Run the notebooks and keep their outputs: the one way their committed state is made, and what is checked in it.
 
     python -m lora_lab render            run every notebook, in order
     python -m lora_lab render 03 07      run these two
@@ -81,12 +81,14 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         iopub_timeout=30,
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],  # the kernel would warn of its own connection on every start
         resources={"metadata": {"path": str(folder)}},
     )
     try:
         client.execute()
     except CellExecutionError as error:
-        raise RenderError(f"a cell failed: {error.ename}: {error.evalue}\n{error.traceback}") from error
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # without colours
+        raise RenderError(f"a cell failed: {error.ename}: {error.evalue}\n{plain}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise RenderError(f"a cell did not end: {error}") from error
     for state in client.widget_state.values():
