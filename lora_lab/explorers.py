@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Callable
 
 import ipywidgets
@@ -110,15 +111,16 @@ def alpha_dial(scale: float = 0.0) -> Explorer:
             f"Scale {row['scale']:.2f}: loss {row['pirate_loss']:.2f} on pirate stories, {row['story_loss']:.2f} on "
             f"plain stories (nats per token); {row['marker_words']:.0f} pirate words in 100 written."
         )
-        return finding, f"<i>{html.escape(prompts[prompt])}</i> {mark_pirate(row['texts'][prompt])}"
+        return finding, f"<i>{html.escape(prompts[prompt])}</i>{mark_pirate(row['texts'][prompt])}"
 
     return Explorer(figure, {"scale": slider, "prompt": prompt}, move)
 
 
 def mark_pirate(text: str) -> str:
     """`text` as HTML, its pirate words (those that the style score counts) marked and bold."""
-    words = (
-        html.escape(word) if tasks.pirate_score(word) == 0 else f"<mark><b>{html.escape(word)}</b></mark>"
-        for word in text.split()
-    )
-    return " ".join(words)
+
+    def mark(word: re.Match) -> str:
+        plain = html.escape(word[0])
+        return f"<mark><b>{plain}</b></mark>" if tasks.pirate_score(word[0]) else plain
+
+    return re.sub(r"\S+", mark, text)

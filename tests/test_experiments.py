@@ -91,8 +91,8 @@ def test_the_recorded_dial_is_whole_and_belongs_to_this_base_model():
 
 def test_the_recorded_dial_does_what_the_lesson_says():
     at = {row["scale"]: row for row in experiments.recorded("dial")["rows"]}
-    assert at[1]["pirate_loss"] < at[0]["pirate_loss"]
-    assert at[2]["story_loss"] > at[1]["story_loss"] > at[0]["story_loss"]
+    assert at[1]["pirate_loss"] < min(at[0]["pirate_loss"], at[2]["pirate_loss"])
+    assert at[2]["story_loss"] > max(at[0]["story_loss"], at[1]["story_loss"])
     assert at[1]["marker_words"] > 5 * at[0]["marker_words"] + 1
 
 

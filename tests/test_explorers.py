@@ -20,7 +20,7 @@ def dial(monkeypatch, tmp_path):
             "pirate_loss": 4 - i / 8,
             "story_loss": 2 + i / 8,
             "marker_words": 2.0 * i,
-            "texts": [f"a <b>cat</b> {i}", f"ye be {i}", f"th' dog {i}"],
+            "texts": [f" a <b>cat</b> {i}", f", ye be {i}", f" th' dog {i}"],
         }
         for i in range(9)
     ]
@@ -86,7 +86,7 @@ def test_the_finding_is_a_sentence_with_the_numbers_of_this_setting(dial):
 def test_scale_and_beginning_choose_the_recorded_text(dial):
     dial.controls["scale"].value = 0.75
     dial.controls["prompt"].value = 1
-    assert dial.detail.value == "<i>One day</i> <mark><b>ye</b></mark> be 3"
+    assert dial.detail.value == "<i>One day</i>, <mark><b>ye</b></mark> be 3"
     dial.controls["prompt"].value = 0
     assert "&lt;b&gt;cat&lt;/b&gt; 3" in dial.detail.value
 
@@ -112,4 +112,4 @@ def test_displaying_gives_the_widgets_and_a_picture_with_alt_text(dial, monkeypa
 
 
 def test_pirate_words_are_marked_and_bold_and_others_are_not():
-    assert explorers.mark_pirate("Ahoy, little <cat>") == "<mark><b>Ahoy,</b></mark> little &lt;cat&gt;"
+    assert explorers.mark_pirate("Ahoy,\nlittle <cat>") == "<mark><b>Ahoy,</b></mark>\nlittle &lt;cat&gt;"
