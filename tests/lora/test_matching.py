@@ -1,0 +1,193 @@
+"""Which modules a configuration means: the same as in peft, asked of peft's own matcher."""
+
+from __future__ import annotations
+
+import itertools
+
+import peft
+import pytest
+from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
+from peft.utils.other import get_pattern_key
+from torch import nn
+
+from lora_lab.adapters import add_adapter
+from lora_lab.config import LoraConfig, first_match, most_specific_first
+from lora_lab.matching import find_targets, is_target, original_modules, shortest_names
+from lora_lab.record import record_of
+from tests.lora.tiny import FAMILIES, tiny, to_peft
+
+KEYS = (
+    "foo",
+    "foo.bar",
+    "foo.bar.baz",
+    "q_proj",
+    "my_q_proj",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.1.self_attn.q_proj",
+    "model.layers.11.self_attn.v_proj",
+    "layers.1.q_proj",
+    "transformer.h.1.attn.c_attn",
+    "transformer.h.1.attn.attention.q_proj.foo",
+    "model.layers.1.mlp.experts.0.up_proj",
+    "model.layers.0.mlp.experts.1.up_proj",
+    "foo.whatever.1.bar",
+    "foo.whatever.1.x.2.bar",
+    "foo.bar.1.baz",
+    "blocks.1.foo.bar",
+    "encoder.layers.1.q_proj",
+    "decoder.blocks.1.q_proj",
+    "classifier",
+    "classifier.dense",
+    "head.classifier.dense.q_proj",
+)
+TARGETS = (
+    ("q_proj",),
+    ("q_proj", "v_proj"),
+    ("foo",),
+    ("bar", "baz"),
+    ("foo.bar",),
+    ("proj",),
+    ("self_attn.q_proj", "up_proj"),
+    ("model.layers.1.self_attn.q_proj",),
+    ("dense", "classifier"),
+    ("1",),
+    "q_proj",
+    r".*q_proj",
+    r".*\.(q|v)_proj",
+    r"model\.layers\.[01]\..*proj",
+    r"foo.*",
+    r"(?!model).*proj",
+)
+LAYERS = (
+    (None, None),
+    ((1,), None),
+    ((0, 11), None),
+    ((1,), ("layers",)),
+    ((1,), ("h",)),
+    ((1,), ("blocks", "whatever")),
+    ((0,), ("experts",)),
+    ((), None),
+)
+EXCLUDED = (None, ("q_proj",), ("bar", "self_attn.v_proj"), r".*layers\.0.*")
+SAVED = ((), ("classifier",))
+
+
+def rows():
+    for targets, (layers, pattern), exclude, saved in itertools.product(TARGETS, LAYERS, EXCLUDED, SAVED):
+        if isinstance(targets, str) and (layers is not None or pattern is not None):
+            continue
+        yield LoraConfig(
+            target_modules=targets,
+            layers_to_transform=layers,
+            layers_pattern=pattern,
+            exclude_modules=exclude,
+            modules_to_save=saved,
+        )
+
+
+def test_row_14_targets_match_as_in_peft():
+    meant = total = 0
+    for config in rows():
+        its_config = to_peft(config)
+        for key in KEYS:
+            found = check_target_module_exists(its_config, key)
+            its = bool(found) and not isinstance(found, _ExcludedModule)
+            assert is_target(config, key) == its, (config, key)
+            meant, total = meant + its, total + 1
+    assert 500 < meant < total - 500  # both answers are well represented
+
+
+PATTERNS = (
+    ("q_proj",),
+    ("q_proj", r"layers\.0\.self_attn\.q_proj"),
+    (r"layers\.0\.self_attn\.q_proj", "q_proj"),
+    (r"^q_proj",),
+    (r"^model.layers.1.*",),
+    (r".*\.layers\..*", "v_proj"),
+    ("proj",),
+    (r"layers\.\d+\.self_attn", "self_attn.q_proj"),
+    ("foo", "bar", "baz"),
+    (r"(q|v)_proj", "q_proj"),
+)
+
+
+def test_row_15_patterns_resolve_as_in_peft():
+    found = set()
+    for patterns, key in itertools.product(PATTERNS, KEYS):
+        its = get_pattern_key(patterns, key)
+        mine = first_match(patterns, key)
+        assert (key if mine is None else mine) == its, (patterns, key)
+        found.add(mine)
+    assert len(found) > 8
+
+
+@pytest.mark.parametrize(
+    ("given", "ordered"),
+    [
+        (["q_proj", "layers.0.self_attn.q_proj"], ["layers.0.self_attn.q_proj", "q_proj"]),
+        (["layers.0.self_attn.q_proj", "q_proj"], ["layers.0.self_attn.q_proj", "q_proj"]),
+        ([r"(q|k|v)_proj", "q_proj"], ["q_proj", r"(q|k|v)_proj"]),
+        ([r".*_proj", r"layers\.\d+\..*q_proj", r"layers\.0\.attn\.q_proj"],
+         [r"layers\.0\.attn\.q_proj", r"layers\.\d+\..*q_proj", r".*_proj"]),
+        (["q_proj", "^q_proj"], ["^q_proj", "q_proj"]),
+        (["v_proj", "q_proj"], ["v_proj", "q_proj"]),  # no overlap: as given
+        ([], []),
+    ],
+)  # fmt: skip
+def test_the_most_specific_pattern_comes_first(given, ordered):
+    assert most_specific_first(given) == ordered
+    assert list(LoraConfig(rank_pattern=dict.fromkeys(given, 2)).rank_pattern) == ordered
+
+
+def test_patterns_of_a_file_keep_their_order():
+    patterns = {"q_proj": 16, r"layers\.0\.self_attn\.q_proj": 64}
+    path = "model.layers.0.self_attn.q_proj"
+    assert LoraConfig(alpha_pattern=patterns).alpha_for(path) == 64
+    assert LoraConfig(alpha_pattern=patterns, patterns_in_order=True).alpha_for(path) == 16
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_modules_adapted_are_those_peft_adapts(family):
+    for targets in (r".*\.0\..*(query|q_proj|c_attn)", ("query", "q_proj", "c_attn"), ("dense", "down_proj", "c_proj")):
+        config = LoraConfig(rank=2, target_modules=targets)
+        if not isinstance(targets, str):
+            there = {p.rpartition(".")[2] for p, _ in tiny(family).named_modules()}
+            config = LoraConfig(rank=2, target_modules=tuple(t for t in targets if t in there))
+        mine = add_adapter(tiny(family), config)
+        its = peft.get_peft_model(tiny(family), to_peft(config))
+        adapted = {n.removeprefix("base_model.model.") for n, m in its.named_modules() if hasattr(m, "lora_A")}
+        assert set(record_of(mine).layers) == adapted
+
+
+def test_original_modules_sees_through_adapters():
+    plain = tiny("llama")
+    before = [p for p, _ in original_modules(plain)]
+    add_adapter(plain, LoraConfig(target_modules=("q_proj",), modules_to_save=("lm_head",), rank=2))
+    assert [p for p, _ in original_modules(plain)] == before
+    assert all(type(m) is nn.Linear for p, m in original_modules(plain) if p.endswith(("q_proj", "lm_head")))
+
+
+def test_shortest_names_mean_exactly_the_given_paths():
+    model = tiny("llama")
+    every = [p for p, _ in model.named_modules() if p.endswith(("q_proj", "o_proj"))]
+    assert shortest_names(model, every) == ["o_proj", "q_proj"]
+    some = every[:1]
+    assert shortest_names(model, some) == some
+    found, _ = find_targets(model, LoraConfig(target_modules=tuple(some)))
+    assert list(found) == some
+
+
+class OwnAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.out = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.out(self.attention(x, x, x)[0])
+
+
+def test_all_linear_leaves_out_the_projection_that_multihead_attention_never_calls():
+    assert list(find_targets(OwnAttention(), LoraConfig())[0]) == ["out"]
+    with pytest.raises(ValueError, match="MultiheadAttention.*would be ignored"):
+        add_adapter(OwnAttention(), LoraConfig(target_modules=("out_proj",)))
