@@ -31,7 +31,7 @@ def loss(
     Raises ValueError where no token is left to score.
     """
     rows = [encode(example, tokenizer, max_length) for example in examples]
-    total, count = _nats(model, rows, tokenizer.pad_token_id, batch_size)
+    total, count = nats(model, rows, tokenizer.pad_token_id, batch_size)
     if not count:
         raise ValueError(
             f"nothing to score: none of the {len(rows)} examples has a completion within {max_length} tokens"
@@ -47,7 +47,7 @@ def nats_per_character(
     Unlike nats per token, this compares models whose tokenizers differ.
     """
     rows = [_row(start_tokens(tokenizer), tokenizer(t, add_special_tokens=False).input_ids) for t in texts]
-    return _nats(model, rows, tokenizer.pad_token_id, batch_size)[0] / sum(map(len, texts))
+    return nats(model, rows, tokenizer.pad_token_id, batch_size)[0] / sum(map(len, texts))
 
 
 def exact_match(
@@ -70,7 +70,7 @@ def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Tens
     }
 
 
-def _nats(model, rows: list[dict[str, list[int]]], pad_id: int, batch_size: int) -> tuple[float, int]:
+def nats(model, rows: list[dict[str, list[int]]], pad_id: int, batch_size: int) -> tuple[float, int]:
     """Sum of -log p over the labelled tokens, and how many they are."""
     total, count = 0.0, 0
     with evaluating(model):

@@ -1,0 +1,51 @@
+"""`python -m lora_lab finetune`: the command around `lora_lab.finetune`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+
+from lora_lab.plain_errors import plainly
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", default="base", help="base (the embedded one, default), a folder, or a hub name")
+    add("--task", default="pirate", metavar="TASK-or-FILE", help="pirate (default), code, query, a .txt or .jsonl file")
+    add("--method", default="lora", choices=("lora", "full"), help="an adapter (default) or every parameter")
+    add("--rank", type=int, default=8, help="inner size of the adapter (default: 8)")
+    add("--alpha", type=float, default=16, help="the update is multiplied by alpha / rank (default: 16)")
+    add("--targets", metavar="NAMES", help="all-linear (default), or names such as q_proj,v_proj")
+    add("--dropout", type=float, default=0.0, metavar="P", help="share of inputs dropped before A (default: 0)")
+    add("--lr", type=float, help="learning rate (default: by task and method)")
+    add("--batch-size", type=int, default=16, metavar="B", help="examples in one pass (default: 16)")
+    add("--accumulate", type=int, default=1, metavar="N", help="passes in one step (default: 1)")
+    add("--max-length", type=int, default=128, metavar="L", help="tokens of an example, the rest is cut (default: 128)")
+    add("--steps", type=int, metavar="N", help="optimizer steps (default: by task)")
+    add("--evaluate-every", type=int, metavar="N", help="steps between validations and checkpoints (default: a sixth)")
+    add("--checkpointing", action="store_true", help="keep fewer activations: less memory, a third more time")
+    add("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    add("--output", metavar="DIR", help="where the adapter goes (default: runs/TASK-METHOD)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint in DIR")
+    add("--quiet", action="store_true", help="no progress bar and no report")
+    add("--json", action="store_true", help="end with the figures as one line of JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    return plainly(lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from lora_lab.finetune import finetune
+
+    options = vars(args) | {"output": args.output or f"runs/{Path(args.task).stem}-{args.method}"}
+    as_json = options.pop("json")
+    options.pop("command", None)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", flush=True)
+    result = finetune(**options)
+    if as_json:
+        print(json.dumps(result.as_json()), flush=True)

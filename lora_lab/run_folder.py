@@ -1,0 +1,128 @@
+"""The folder of one fine-tune: checkpoints while it runs, whole files at the end, nothing half-written in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lora_lab import storage
+from lora_lab.adapters import adapter_names
+from lora_lab.result import Result
+
+CHECKPOINTS, SETTINGS_FILE, RESULT_FILE, PARTIAL = "checkpoints", "settings.json", "training.json", ".partial"
+# What may differ when a run is resumed: it changes neither the steps taken nor their order.
+FREE_TO_CHANGE = {"evaluate_every"}
+
+
+class RunFolder:
+    """`with RunFolder(output, settings, resume) as folder:` around a fine-tune.
+
+    Entering makes the folder and raises ValueError where it cannot serve: a file, a model where an adapter should go,
+    a resume with nothing to resume or with other settings. Leaving by an error takes away what is of no use; leaving
+    by ^C or a full disk keeps the checkpoints, so that --resume can go on. Without `output` it is a temporary folder.
+    """
+
+    def __init__(self, output: str | Path | None, settings: dict[str, Any], resume: bool):
+        self.settings, self.resume = settings, resume
+        self.temporary = tempfile.TemporaryDirectory() if output is None else None
+        self.path = Path(output if output is not None else self.temporary.name)
+        self.checkpoints = self.path / CHECKPOINTS
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"--output {self.path} is a file; expected a folder, new or from an earlier run")
+        wrong = {"lora": "config.json", "full": storage.CONFIG_FILE}[self.settings["method"]]
+        if (self.path / wrong).exists():
+            kind = {"lora": "a whole model", "full": "an adapter"}[self.settings["method"]]
+            raise ValueError(f"{self.path} holds {kind} already, which would be mixed up: choose another --output")
+        if self.resume:
+            self._check_resumable()
+        self.was_new = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.resume:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.checkpoints.mkdir()
+            _write_json(self.checkpoints / SETTINGS_FILE, self.settings)
+        return self
+
+    def __exit__(self, kind, error, _) -> None:
+        shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
+        shutil.rmtree(self.checkpoints / PARTIAL, ignore_errors=True)
+        if self.temporary is not None:
+            self.temporary.cleanup()
+        elif error is not None:
+            kept = self.newest_checkpoint()
+            if isinstance(error, FloatingPointError) or kept is None:
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+                if self.was_new and not any(self.path.iterdir()):
+                    self.path.rmdir()
+            elif isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(
+                    f"{kept} is kept: the same command with --resume goes on from step {step_of(kept)}"
+                ) from error
+
+    def newest_checkpoint(self) -> Path | None:
+        """The last whole checkpoint, or None."""
+        return max(self.checkpoints.glob("checkpoint-*"), key=step_of, default=None)
+
+    def finish(self, result: Result) -> None:
+        """Write the adapter (or the model and its tokenizer) and training.json, then drop the checkpoints."""
+        if self.temporary is not None:
+            return
+        partial = self.path / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        if adapter_names(result.model):
+            storage.save_adapter(result.model, partial, base_model_name=self.settings["model"])
+        else:
+            result.model.save_pretrained(partial)
+            result.tokenizer.save_pretrained(partial)
+        _write_json(partial / RESULT_FILE, result.record())
+        for file in sorted(partial.iterdir()):
+            os.replace(file, self.path / file.name)
+        shutil.rmtree(self.checkpoints)
+
+    def _check_resumable(self) -> None:
+        if self.newest_checkpoint() is None:
+            done = (self.path / RESULT_FILE).is_file()
+            why = "the run there has finished" if done else "there is no checkpoint there"
+            raise ValueError(f"nothing to resume in {self.path}: {why}. Leave --resume out to start anew")
+        before = json.loads((self.checkpoints / SETTINGS_FILE).read_text(encoding="utf-8"))
+        changed = [k for k, v in before.items() if k not in FREE_TO_CHANGE and self.settings.get(k) != v]
+        if changed:
+            k = changed[0]
+            raise ValueError(
+                f"{self.path} was started with {k} {before[k]!r}, not {self.settings.get(k)!r}: resume with the same "
+                "settings, or leave --resume out to start anew"
+            )
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps behind a checkpoint folder.
+
+    >>> step_of(Path("checkpoints/checkpoint-30"))
+    30
+    """
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise the system's own "disk full" OSError if fewer than `needed` bytes are free where `folder` is."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{needed / 1e6:,.0f} MB are needed for the checkpoints and {free / 1e6:,.0f} MB are free in",
+            str(folder),
+        )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)

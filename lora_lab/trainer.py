@@ -1,0 +1,173 @@
+"""transformers' Trainer, taught four things: checkpoints that hold the adapter alone and are never half-written, a
+validation loss in which every token weighs the same, a stop at the first loss that is not a number, a quiet bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from tqdm import tqdm
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import is_in_notebook
+
+from lora_lab import scoring, storage
+from lora_lab.adapters import adapter_names, delete_adapter
+from lora_lab.run_folder import PARTIAL, step_of
+
+PROGRESS_FILE = "progress.json"
+FULL_WEIGHTS = "model.safetensors"
+
+
+class LabTrainer(Trainer):
+    """A Trainer over encoded examples (dicts of `input_ids` and `labels`).
+
+    After `train()`: `seconds` is the time of training alone, evaluation and checkpoints left out, `tokens` how many
+    were read, padding left out; both go on counting after a resume. Raises FloatingPointError for a loss that is NaN
+    or infinite.
+    """
+
+    def __init__(self, model, tokenizer, rows: list, validation: list, arguments: TrainingArguments, quiet: bool):
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            eval_dataset=validation,
+            data_collator=lambda batch: scoring.collate(batch, tokenizer.pad_token_id),
+        )
+        self.pad_id = tokenizer.pad_token_id
+        self.pop_callback(PrinterCallback)
+        if not quiet:
+            self.add_callback(_progress())
+        self.seconds, self.tokens = 0.0, 0
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Train from the start, or from a checkpoint as if there had been no break."""
+        if checkpoint is not None:
+            done = json.loads((checkpoint / PROGRESS_FILE).read_text())
+            self.seconds, self.tokens = done["seconds"], done["tokens"]
+            if step_of(checkpoint) >= self.args.max_steps:  # killed between the last step and the end
+                self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+                return
+        self._clock = time.perf_counter()
+        self.train(None if checkpoint is None else str(checkpoint))
+        self._count_time()
+        self.model.config.use_cache = True  # Trainer turned it off; text is written with it
+
+    @property
+    def best_step(self) -> int:
+        """The step whose validation loss was the lowest."""
+        return self.state.best_global_step
+
+    def restore_best(self) -> None:
+        """Give the model the weights of the best step."""
+        read_weights(self.model, Path(self.args.output_dir) / f"checkpoint-{self.best_step}")
+
+    def curve(self) -> list[dict[str, float]]:
+        """Training and validation losses by step, from the first step on."""
+        names = {"loss": "loss", "eval_loss": "validation_loss"}
+        return [
+            {"step": row["step"], names[key]: row[key]} for row in self.state.log_history for key in names if key in row
+        ]
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        self.tokens += int(inputs["attention_mask"].sum())
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1} with a learning rate of "
+                f"{self._get_learning_rate():.3g}: try a lower one, such as --lr {self.args.learning_rate / 10:.2g}"
+            )
+        return loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        self._count_time()
+        total, count = scoring.nats(self.model, self.eval_dataset, self.pad_id, self.args.per_device_eval_batch_size)
+        if not math.isfinite(total):
+            raise FloatingPointError(
+                f"the validation loss became {total} at step {self.state.global_step}: try a lower --lr than "
+                f"{self.args.learning_rate:.3g}"
+            )
+        metrics = {"eval_loss": total / count}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._clock = time.perf_counter()
+        return metrics
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """The newest checkpoint and the best one stay; a kill at any moment leaves whole checkpoints only."""
+        self._count_time()
+        folder = Path(self.args.output_dir)
+        partial = folder / PARTIAL
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_weights(self.model, partial)
+        self._save_optimizer_and_scheduler(str(partial))
+        self._save_rng_state(str(partial))
+        (partial / PROGRESS_FILE).write_text(json.dumps({"seconds": self.seconds, "tokens": self.tokens}))
+        self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+        newest = folder / f"checkpoint-{self.state.global_step}"
+        shutil.rmtree(newest, ignore_errors=True)
+        os.replace(partial, newest)
+        for old in folder.glob("checkpoint-*"):
+            if step_of(old) not in (self.state.global_step, self.state.best_global_step):
+                shutil.rmtree(old)
+        self._clock = time.perf_counter()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        read_weights(self.model, Path(resume_from_checkpoint))
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+def write_weights(model: torch.nn.Module, folder: Path) -> None:
+    """What is trained: the adapter in the PEFT format, or the whole model where there is no adapter."""
+    if adapter_names(model):
+        storage.save_adapter(model, folder)
+    else:
+        save_model(model, str(folder / FULL_WEIGHTS))
+
+
+def read_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Put back what `write_weights` wrote, in place; the adapter is trainable again."""
+    if adapter_names(model):
+        delete_adapter(model, "default")
+        storage.load_adapter(model, folder, trainable=True)
+    else:
+        load_model(model, str(folder / FULL_WEIGHTS))
+
+
+def _progress() -> TrainerCallback:
+    if is_in_notebook():
+        from transformers.utils.notebook import NotebookProgressCallback
+
+        return NotebookProgressCallback()
+    return Bar()
+
+
+class Bar(TrainerCallback):
+    """One line on stderr with the step, the speed and the two losses; Trainer's own prints a dict at every log."""
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", mininterval=0.5)
+        self.losses: dict[str, str] = {}
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **_) -> None:
+        names = {"loss": "loss", "eval_loss": "validation"}
+        self.losses |= {name: f"{logs[key]:.3f}" for key, name in names.items() if key in (logs or {})}
+        if hasattr(self, "bar"):
+            self.bar.set_postfix(self.losses, refresh=False)
+
+    def on_train_end(self, args, state, control, **_) -> None:
+        self.bar.close()
