@@ -243,7 +243,7 @@ def pip(*words: str) -> None:
     # Settings that send packages elsewhere than into .venv make no sense here; PYTHONPATH would hide what is missing.
     unwanted = ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "PYTHONHOME", "PYTHONPATH")
     env = {k: v for k, v in os.environ.items() if k not in unwanted}
-    options = ["--progress-bar=off", "--disable-pip-version-check", "--no-input"]
+    options = ["--progress-bar=off", "--disable-pip-version-check", "--no-input", "--retries=3"]
     watched([str(venv_python()), "-m", "pip", "install"] + options + list(words), env)
 
 
@@ -277,7 +277,7 @@ def install_cpu_torch() -> bool:
         return False
     say(f"  torch's CPU build (about 200 MB), from {TORCH_CPU_INDEX}")
     try:
-        pip("--no-deps", "--retries=1", "--index-url", TORCH_CPU_INDEX, pin)
+        pip("--no-deps", "--index-url", TORCH_CPU_INDEX, pin)
     except CourseError as error:
         if re.search("disk is full|cannot be written", str(error)):
             raise
@@ -324,14 +324,21 @@ def fingerprint() -> str:
     return hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
 
 
-def whole(state: dict, choice: "str | None") -> bool:
-    """Was .venv made to the end, here, with a Python that still runs, and (where one was asked for) with that torch?"""
+def whole(state: dict, build: str) -> bool:
+    """Was .venv made to the end, here, with a Python that still runs, and (unless made by hand) with that torch?"""
     return (
         state.get("state") == "ready"
         and state.get("root") == str(ROOT)
-        and (choice is None or state.get("choice") in (choice, None))
+        and (state.get("build") == build or state.get("owner") == "you")
         and venv_version() == state.get("python")
     )
+
+
+def wanted_build(state: dict, choice: "str | None") -> str:
+    """The torch that was asked for now, or else the one that is there, or else what suits this machine."""
+    if choice is None and state.get("build") in FREE_GB:
+        return state["build"]
+    return torch_build(choice, platform.system(), nvidia_driver())
 
 
 @contextlib.contextmanager
@@ -379,8 +386,10 @@ def remove_venv() -> None:
             time.sleep(1)  # a pip that lost its parent may still be writing there
 
 
-def make_venv() -> None:
-    write_state({"state": "started", "owner": "course.py"})  # first of all: a folder without it is not ours to delete
+def make_venv(build: str) -> None:
+    write_state(
+        {"state": "started", "owner": "course.py", "build": build}
+    )  # first of all: a folder without it is not ours to delete
     say(f"Making {VENV} (some seconds)")
     watched([sys.executable, "-m", "venv", str(VENV)])
 
@@ -405,11 +414,11 @@ def prepare(choice: "str | None" = None) -> bool:
     hand is filled and never deleted.
     """
     state = read_state()
-    if whole(state, choice) and state.get("requirements") == fingerprint():
+    if whole(state, wanted_build(state, choice)) and state.get("requirements") == fingerprint():
         return False
     with only_one():
         state = read_state()  # the one we waited for may have done it all
-        if whole(state, choice) and state.get("requirements") == fingerprint():
+        if whole(state, wanted_build(state, choice)) and state.get("requirements") == fingerprint():
             return False
         start = time.time()
         by_hand = VENV.exists() and state.get("owner") != "course.py"
@@ -418,18 +427,17 @@ def prepare(choice: "str | None" = None) -> bool:
                 f"{VENV} was not made by course.py and has no Python that runs: delete or rename it, "
                 "then type the same command again."
             )
-        chosen = choice or state.get("choice")
-        build = torch_build(chosen, platform.system(), nvidia_driver())
-        fresh = not by_hand and not whole(state, choice)
+        build = wanted_build(state, choice)
+        fresh = not by_hand and not whole(state, build)
         if fresh:
             check_venv_module()
             if VENV.exists():
                 say("An unfinished or outdated .venv is here: making it again (what was downloaded is kept).")
                 remove_venv()
             check_disk(build)
-            make_venv()
+            make_venv(build)
         owner = "you" if by_hand else "course.py"
-        write_state({"state": "started", "owner": owner})
+        write_state({"state": "started", "owner": owner, "build": build})
         try:
             install(build)
         except NoNetwork:
@@ -437,8 +445,7 @@ def prepare(choice: "str | None" = None) -> bool:
                 write_state(state)  # the packages that were there still are
             raise
         done = {"state": "ready", "owner": owner, "requirements": fingerprint(), "python": venv_version()}
-        done.update(root=str(ROOT), choice=None if by_hand else chosen)
-        write_state(done)
+        write_state({**done, "root": str(ROOT), "build": build})
         say(f"Ready after {time.time() - start:.0f} seconds. The next start takes a few seconds.")
     return True
 
