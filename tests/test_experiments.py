@@ -70,6 +70,21 @@ def test_an_unknown_sweep_is_refused_before_anything_runs(capsys):
     assert stop.value.code == 2 and "dial" in capsys.readouterr().err
 
 
+def test_a_run_is_recorded_with_all_that_is_needed_to_repeat_it(monkeypatch, tmp_path, capsys):
+    from lora_lab.__main__ import main
+
+    def toy(seed: int) -> dict:
+        return {"about": "a toy", "settings": {}, "rows": [{"drawn": seed + 0.5}]}
+
+    monkeypatch.setitem(experiments.SWEEPS, "toy", toy)
+    assert main(["sweep", "toy", "--seed", "3", "--output", str(tmp_path / "toy.json")]) == 0
+    made = experiments.recorded("toy", tmp_path)
+    assert (made["sweep"], made["seed"], made["rows"]) == ("toy", 3, [{"drawn": 3.5}])
+    assert made["command"] == "python -m lora_lab sweep toy --seed 3"
+    assert made["seconds"] >= 0 and made["machine"] and len(made["base_model_sha256"]) == 64
+    assert "toy: 1 rows" in capsys.readouterr().out
+
+
 def test_reading_a_result_needs_no_torch():
     code = "import sys; from lora_lab import experiments; experiments.recorded('dial'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
