@@ -2,12 +2,13 @@
 
     python -m lora_lab pretrain --text FOLDER --out FOLDER --tokens 30e6
 
-The schedule is flat after a short warm-up and falls to zero over the last quarter of --tokens, so a run can be
-lengthened by starting it again with a larger --tokens at any time before that quarter begins.
+The schedule is flat after a short warm-up and falls to zero over the last 30 % of --tokens, so a run can be
+lengthened by starting it again with a larger --tokens at any time before that fall begins.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lora_lab.corpus import Corpus, RowSampler, read_corpus
+from lora_lab.scoring import nats_per_character
 
 VOCABULARY = 4096
 START, PAD = "<|endoftext|>", "<|pad|>"
@@ -114,28 +116,6 @@ def encode(corpus: Corpus, tokenizer, out: Path) -> RowSampler:
     return RowSampler(np.load(files["stories"]), groups, start, STORY_SHARE)
 
 
-def nats_per_character(model, tokenizer, texts: list[str]) -> float:
-    """Mean over characters of -log p, each text predicted from the start token on."""
-    import torch
-
-    total = characters = 0.0
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for first in range(0, len(texts), 20):
-            batch = tokenizer(texts[first : first + 20], return_tensors="pt", padding=True, padding_side="right").to(
-                model.device
-            )
-            logits = model(**batch).logits[:, :-1].float()
-            targets = batch.input_ids[:, 1:].masked_fill(batch.attention_mask[:, 1:] == 0, -100)
-            total += torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
-            ).item()
-            characters += sum(len(t) for t in texts[first : first + 20])
-    model.train(was_training)
-    return total / characters
-
-
 def rate(done: float) -> float:
     """Share of the full learning rate when a share `done` of the tokens is behind us."""
     return 1.0 if done < 1 - COOL_DOWN else max(0.0, (1 - done) / COOL_DOWN)
@@ -154,8 +134,8 @@ def make_optimizers(model):
 
 
 def pretrain(
-    text: str,
-    out: str,
+    text: str | Path,
+    out: str | Path,
     tokens: float,
     seed: int = 0,
     save_minutes: float = 5.0,
@@ -240,3 +220,22 @@ def pretrain(
             save()
             last_save = time.time()
     return log[-1]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--text", required=True, help="folder with tinystories.txt and folders of books")
+    parser.add_argument("--out", required=True, help="folder for tokens, checkpoints and the log; run again to go on")
+    parser.add_argument("--tokens", type=float, default=40e6, help="how many tokens to train on in all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--no-compile", action="store_true", help="where no C++ compiler is found (about 1.5 x slower)")
+    parser.add_argument("--export", metavar="FOLDER", help="then write the model, its tokenizer and its card there")
+
+
+def main(args: argparse.Namespace) -> int:
+    pretrain(args.text, args.out, args.tokens, args.seed, device=args.device, compile=not args.no_compile)
+    if args.export:
+        from lora_lab.model_card import export
+
+        export(Path(args.text), Path(args.out), Path(args.export))
+    return 0
