@@ -421,7 +421,8 @@ def prepare(choice: "str | None" = None) -> bool:
         if whole(state, wanted_build(state, choice)) and state.get("requirements") == fingerprint():
             return False
         start = time.time()
-        by_hand = VENV.exists() and state.get("owner") != "course.py"
+        left = {path.name for path in VENV.iterdir()} if VENV.exists() else set()
+        by_hand = bool(left - {"course.new"}) and state.get("owner") != "course.py"
         if by_hand and venv_version() is None:
             raise CourseError(
                 f"{VENV} was not made by course.py and has no Python that runs: delete or rename it, "

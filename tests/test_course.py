@@ -257,8 +257,8 @@ def test_what_a_kill_left_half_made_is_made_again(course, killed_in, monkeypatch
     assert not (course.VENV / "half").exists() and not course.prepare()
 
 
-def test_a_kill_before_anything_was_noted_is_no_obstacle(course, monkeypatch):
-    course.write_state({"state": "started", "owner": "course.py"})
+def test_a_kill_before_anything_was_noted_is_no_obstacle(course):
+    course.VENV.mkdir()
     course.STATE.with_suffix(".new").write_text("{")
     assert course.prepare() and not course.prepare()
 
@@ -287,7 +287,7 @@ def test_a_venv_made_by_hand_is_filled_and_never_deleted(course):
 
 
 def test_a_broken_venv_made_by_hand_is_left_alone(course):
-    course.VENV.mkdir()
+    (course.VENV / "bin").mkdir(parents=True)
     with pytest.raises(course.CourseError, match="was not made by course.py.*delete or rename it"):
         course.prepare()
     assert course.VENV.exists()
@@ -356,9 +356,9 @@ def test_two_at_once_wait_for_each_other(course, capsys):
         ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is full"),
         (
             "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(': Failed to establish "
-            "a new connection: [Errno -3] Temporary failure in name resolution')': /x/\nERROR: Could not find a version "
-            "that satisfies the requirement torch==2.13.0 (from versions: none)\nERROR: No matching distribution found for "
-            "torch==2.13.0",
+            "a new connection: [Errno -3] Temporary failure in name resolution')': /x/\n"
+            "ERROR: Could not find a version that satisfies the requirement torch==2.13.0 (from versions: none)\n"
+            "ERROR: No matching distribution found for torch==2.13.0",
             "cannot be reached: check the network",
         ),
         ("pip._vendor.urllib3.exceptions.ReadTimeoutError: HTTPSConnectionPool: Read timed out.", "check the network"),
