@@ -161,12 +161,12 @@ def finetune(
     return result
 
 
-def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, int]:
-    """`counting.memory` for a loaded model whose longest training example has `length` tokens."""
-    config, full = model.config, settings["method"] == "full"
+def decoder(model) -> counting.Decoder:
+    """A model, loaded or on the meta device, in the numbers that its memory depends on; adapters are not counted."""
+    config = model.config
     width = config.hidden_size
-    shape = counting.Decoder(
-        parameters=sum(p.numel() for p in model.parameters() if full or not p.requires_grad),
+    return counting.Decoder(
+        parameters=count_parameters(model).base,
         layers=config.num_hidden_layers,
         hidden=width,
         intermediate=getattr(config, "intermediate_size", None) or 4 * width,
@@ -174,10 +174,15 @@ def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, 
         head_size=getattr(config, "head_dim", None) or width // config.num_attention_heads,
         vocabulary=config.vocab_size,
     )
+
+
+def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, int]:
+    """`counting.memory` for a loaded model whose longest training example has `length` tokens."""
+    full = settings["method"] == "full"
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     half = model.device.type == "cuda"
     return counting.memory(
-        shape,
+        decoder(model),
         trainable,
         rows=settings["batch_size"],
         length=length,
