@@ -203,7 +203,7 @@ def _cause(tensor: Tensor, shape: tuple[int, ...], key: str) -> str:
     if found == shape[::-1]:
         return "It is transposed: A is [rank, in] and B is [out, rank]."
     if ".lora_" in key and len(found) == 2:
-        at = 0 if "_A" in key.rpartition(".lora_")[2] else 1
+        at = 0 if key.rpartition(".lora_")[2].startswith(("A", "embedding_A")) else 1
         if found[1 - at] == shape[1 - at]:
             return f"The file's rank is {found[at]}, but {CONFIG_FILE} says {shape[at]} (r or rank_pattern)."
     return "It was made for a base model of another size."
