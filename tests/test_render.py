@@ -99,7 +99,7 @@ def spoiled(what):
     elif what == "path":
         first.outputs = [new_output("stream", name="stdout", text="saved to /" + "home/someone/adapter")]
     elif what == "windows path":
-        first.outputs = [new_output("execute_result", {"text/plain": r"WindowsPath('C:\Users\someone')"})]
+        first.outputs = [new_output("execute_result", {"text/plain": "WindowsPath(C:" + r"\Users\someone)"})]
     elif what == "alt":
         first.outputs = [new_output("display_data", {"image/png": ""}, metadata={"image/png": {"alt": " "}})]
     return notebook
