@@ -31,13 +31,18 @@ class Explorer:
 
     `controls` is name -> widget. `move(**values)` is called with the controls' values: it changes the figure's
     animated artists and returns (finding, detail): a plain sentence, and HTML shown beneath it or "".
-    Displaying the explorer shows the widgets, or, where there is no kernel, the picture with the finding as alt text.
+    Displaying the explorer shows the widgets, or, where there is no kernel, the picture; its alt text is `summary`,
+    what the fixed part of the figure shows, and the finding.
     """
 
     def __init__(
-        self, figure: Figure, controls: dict[str, ipywidgets.Widget], move: Callable[..., tuple[str, str]]
+        self,
+        figure: Figure,
+        controls: dict[str, ipywidgets.Widget],
+        move: Callable[..., tuple[str, str]],
+        summary: str,
     ) -> None:
-        self.figure, self.controls, self.move = figure, controls, move
+        self.figure, self.controls, self.move, self.summary = figure, controls, move, summary
         self.artists = figure.findobj(lambda artist: artist.get_animated())
         figure.set_dpi(DPI)
         with matplotlib.rc_context(figures.STYLE):
@@ -69,14 +74,15 @@ class Explorer:
         return buffer.getvalue()
 
     def _ipython_display_(self) -> None:
+        alt = f"{self.summary} {self.text}"
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         data = {
             "application/vnd.jupyter.widget-view+json": view,
             "image/png": base64.b64encode(figures.png(self.figure, dpi=DPI)).decode(),
-            "text/plain": self.text,
+            "text/plain": alt,
         }
         width = round(self.figure.get_figwidth() * figures.INCH)
-        display(data, raw=True, metadata={"image/png": {"alt": self.text, "width": width}})
+        display(data, raw=True, metadata={"image/png": {"alt": alt, "width": width}})
 
 
 def alpha_dial(scale: float = 0.0) -> Explorer:
@@ -89,8 +95,8 @@ def alpha_dial(scale: float = 0.0) -> Explorer:
     scales, *series = (experiments.column(rows, field) for field in ("scale", *DIAL))
     figure = figures.dial(scales, *series)
     losses, style = figure.axes
-    ring = {"marker": "o", "color": figures.RED, "ms": 12, "fillstyle": "none", "mew": 2.2, "animated": True}
-    rings = [axes.plot([], [], **ring)[0] for axes in (losses, losses, style)]
+    ring = {"marker": "o", "color": figures.RED, "ms": 12, "fillstyle": "none", "mew": 2.2}
+    rings = [axes.plot([], [], animated=True, clip_on=False, **ring)[0] for axes in (losses, losses, style)]
     slider = ipywidgets.FloatSlider(
         value=scale,
         min=scales[0],
@@ -113,7 +119,15 @@ def alpha_dial(scale: float = 0.0) -> Explorer:
         )
         return finding, f"<i>{html.escape(prompts[prompt])}</i>{mark_pirate(row['texts'][prompt])}"
 
-    return Explorer(figure, {"scale": slider, "prompt": prompt}, move)
+    first, best, last = rows[0], min(rows, key=lambda row: row["pirate_loss"]), rows[-1]
+    summary = (
+        f"As the scale goes from {first['scale']:g} to {last['scale']:g}, the loss on pirate stories falls from "
+        f"{first['pirate_loss']:.2f} to {best['pirate_loss']:.2f} at {best['scale']:g} and ends at "
+        f"{last['pirate_loss']:.2f}; on plain stories it goes from {first['story_loss']:.2f} to "
+        f"{last['story_loss']:.2f}; pirate words per 100 go from {first['marker_words']:.0f} to "
+        f"{last['marker_words']:.0f}."
+    )
+    return Explorer(figure, {"scale": slider, "prompt": prompt}, move, summary)
 
 
 def mark_pirate(text: str) -> str:

@@ -108,7 +108,9 @@ def test_displaying_gives_the_widgets_and_a_picture_with_alt_text(dial, monkeypa
     ((data, metadata),) = calls
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == dial.box.model_id
     assert len(data["image/png"]) > 1000
-    assert metadata["image/png"]["alt"] == dial.text == data["text/plain"]
+    alt = metadata["image/png"]["alt"]
+    assert alt == data["text/plain"] == f"{dial.summary} {dial.text}"
+    assert "falls from 4.00 to 3.00 at 2 and ends at 3.00; on plain stories it goes from 2.00 to 3.00" in alt
 
 
 def test_pirate_words_are_marked_and_bold_and_others_are_not():
