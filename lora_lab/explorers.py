@@ -96,7 +96,8 @@ def alpha_dial(scale: float = 0.0) -> Explorer:
     figure = figures.dial(scales, *series)
     losses, style = figure.axes
     ring = {"marker": "o", "color": figures.RED, "ms": 12, "fillstyle": "none", "mew": 2.2}
-    rings = [axes.plot([], [], animated=True, clip_on=False, **ring)[0] for axes in (losses, losses, style)]
+    ring |= {"animated": True, "clip_on": False, "in_layout": False}  # may cross the frame, but moves no axes
+    rings = [axes.plot([], [], **ring)[0] for axes in (losses, losses, style)]
     slider = ipywidgets.FloatSlider(
         value=scale,
         min=scales[0],
