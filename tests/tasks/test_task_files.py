@@ -44,8 +44,9 @@ def test_a_long_paragraph_is_cut_at_sentences_and_nothing_is_lost(tmp_path):
 
 
 def test_a_name_as_text_or_as_path_and_windows_newlines_and_mark(tmp_path, monkeypatch):
-    plain = load_task(write(tmp_path, "a.txt", LONG_ENOUGH))
-    windows = load_task(write(tmp_path, "b.txt", b"\xef\xbb\xbf" + LONG_ENOUGH.replace("\n", "\r\n").encode()))
+    text = LONG_ENOUGH.replace(" It found", "\nIt found")  # a paragraph of two lines
+    plain = load_task(write(tmp_path, "a.txt", text))
+    windows = load_task(write(tmp_path, "b.txt", b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode()))
     assert plain.train == windows.train
     monkeypatch.chdir(tmp_path)
     assert load_task("a.txt") == load_task(Path("a.txt")) == plain

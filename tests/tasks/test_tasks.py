@@ -120,6 +120,12 @@ def test_code_skips_modules_that_this_python_lacks(monkeypatch):
     assert load_task("code").train == full.train
 
 
+def test_code_that_stands_in_training_is_not_validated_on(monkeypatch):
+    full = load_task("code")
+    monkeypatch.setattr(tasks, "CODE_VALIDATION", [*tasks.CODE_VALIDATION, "argparse"])
+    assert load_task("code").validation == full.validation
+
+
 def test_code_ignores_a_module_of_the_same_name_in_the_working_folder(tmp_path, monkeypatch):
     (tmp_path / "textwrap.py").write_text("MINE = 1\n" * 200)
     monkeypatch.chdir(tmp_path)
