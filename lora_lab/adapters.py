@@ -21,10 +21,13 @@ from lora_lab.record import (
     Record,
     check_known,
     check_name,
+    check_one_head,
     own_parameters,
     record_of,
     restore_pristine,
     scaled_config,
+    show,
+    swap_biases,
 )
 from lora_lab.report import (
     ParameterCount,
@@ -202,27 +205,10 @@ def _choose(record: Record, names: list[str]) -> None:
         trainable = record.trainable[name]
         for parameter in record.parameters[name]:
             parameter.requires_grad = trainable
-    for layer in record.layers.values():
-        scaling = layer.scaling
-        layer.active[:] = [n for n in names if n in scaling]
-    for module in record.saved.values():
-        module.active[:] = [n for n in names if n in module.copies]
-    if record.biases:
-        owner = record.bias_owner
-        _swap_biases(record, trained=owner in names)
-        for bias in record.biases.values():
-            bias.requires_grad = owner in names and record.trainable[owner]
+    for bias in record.biases.values():
+        bias.requires_grad = record.bias_owner in names and record.trainable[record.bias_owner]
     record.active[:] = names
-
-
-def _swap_biases(record: Record, trained: bool) -> None:
-    """Put the trained biases, or the original ones, into the model; the others are kept by pointer."""
-    if record.biases_trained != trained:
-        shown = [bias.data for bias, _ in record.hidden_biases]
-        for bias, other in record.hidden_biases:
-            bias.data = other
-        record.hidden_biases = [(b, kept) for (b, _), kept in zip(record.hidden_biases, shown, strict=True)]
-        record.biases_trained = trained
+    show(record, updates=names, whole=names)
 
 
 def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
@@ -236,12 +222,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     check_known(record, names)
     if record.disabled:
         raise RuntimeError("adapters are disabled here: leave disable_adapters first")
-    for path, module in record.saved.items():
-        several = [n for n in names if n in module.copies]
-        if len(several) > 1:
-            raise ValueError(
-                f"{', '.join(map(repr, several))} each bring their own whole '{path}': choose one of them at a time"
-            )
+    check_one_head(record, names)
     if any(layer.merged for layer in record.layers.values()):
         if record.merged_for_good:
             raise ValueError(
@@ -282,14 +263,14 @@ def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
     for module in switched:
         module.active.clear()
     if record.biases:
-        _swap_biases(record, trained=False)
+        swap_biases(record, trained=False)
     record.disabled = True
     try:
         yield model
     finally:
         record.disabled = False
         if record.biases:
-            _swap_biases(record, trained=trained_biases)
+            swap_biases(record, trained=trained_biases)
         for module, names in zip(switched, active, strict=True):
             module.active[:] = names
         _swap_weights(merged)
@@ -338,10 +319,10 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 def unwrap(model: nn.Module, record: Record, keep_trained: bool) -> nn.Module:
     """Put every original module back and forget the record.
 
-    keep_trained: leave the active adapter's whole modules and biases in place (after a merge).
+    keep_trained: leave the whole modules and biases in place that are in use now (after a merge).
     """
     if record.biases:
-        _swap_biases(record, trained=keep_trained and record.bias_owner in record.active)
+        swap_biases(record, trained=keep_trained and record.biases_trained)
     for path, layer in record.layers.items():
         replace_module(model, path, layer.base.train(layer.training))
     for path, module in record.saved.items():

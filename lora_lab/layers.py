@@ -28,7 +28,7 @@ class LoraLayer(nn.Module):
     """What the LoRA layers share: several adapters by name beside one frozen `base`.
 
     base: the frozen module. A, B, dropout: per adapter. scaling: {name: alpha / rank}. active: names used in the
-    forward, in order. merged: names whose update is inside the base's weight right now.
+    forward, in order; empty while merged. merged: names whose update is inside the base's weight right now.
     """
 
     in_features: int
@@ -151,7 +151,7 @@ class LoraLinear(LoraLayer):
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """y [..., out] for x [..., in]; the base's dtype."""
         y = self.base(x, *args, **kwargs)
-        if self.merged or not self.active:
+        if not self.active:  # none chosen, disabled, or merged into the base
             return y
         # Straight to the dicts behind the containers: a container look-up costs as much as a small product.
         modules = self._modules
@@ -202,7 +202,7 @@ class LoraEmbedding(LoraLayer):
         """y [..., dim] for token ids [...]; the base's dtype. Dropout plays no part, as in peft."""
         base = self.base
         y = base(ids, *args, **kwargs)
-        if self.merged or not self.active:
+        if not self.active:  # none chosen, disabled, or merged into the base
             return y
         dtype = y.dtype
         rows = (base.padding_idx, base.max_norm, base.norm_type, base.scale_grad_by_freq, base.sparse)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from lora_lab.adapters import as_names, unwrap
 from lora_lab.layers import LoraLayer
-from lora_lab.record import Record, check_known, finite, record_of, restore_pristine
+from lora_lab.record import Record, check_known, check_one_head, finite, record_of, restore_pristine, show
 
 
 def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backup: bool = True) -> None:
     """Add the updates of `names` (default: the active adapters) to the weights: no cost at inference.
 
+    Until `unmerge` the model computes with what is merged and nothing else, whichever adapters are active.
     Every merged weight is computed and checked before the first one is put in place, so a failure leaves all layers
     as they were. A half-precision base is computed in float32 and rounded once. keep_backup: keep the weights for
     `unmerge`; without, the merge is for good, needs no second copy, and computes twice.
@@ -37,6 +38,7 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
     if not fresh:
         warnings.warn(f"{', '.join(map(repr, names))}: merged already, nothing to do", stacklevel=2)
         return
+    check_one_head(record, [*merged, *fresh])
     layers = {p: m for p, m in record.layers.items() if any(n in m.scaling for n in fresh)}
     _check_not_tied(model, layers)
     if keep_backup and record.merged_for_good:
@@ -57,6 +59,7 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
         record.merged_for_good = True
     for layer in layers.values():
         layer.merged += [n for n in fresh if n in layer.scaling]
+    show(record, updates=(), whole=[*merged, *fresh])
 
 
 @torch.no_grad()

@@ -58,6 +58,16 @@ def check_known(record: Record, names: Sequence[str]) -> None:
             raise ValueError(f"no adapter {name!r}. Adapters here: {known}.{did_you_mean(str(name), record.configs)}")
 
 
+def check_one_head(record: Record, names: Sequence[str]) -> None:
+    """Raises ValueError if two of the adapters bring a whole module for the same place."""
+    for path, module in record.saved.items():
+        several = [n for n in names if n in module.copies]
+        if len(several) > 1:
+            raise ValueError(
+                f"{', '.join(map(repr, several))} each bring their own whole '{path}': choose one of them at a time"
+            )
+
+
 def check_name(name: object) -> None:
     """Raises ValueError for a name that cannot be a key of a module and a folder."""
     rule = "an adapter's name is a non-empty string without dot or slash"
@@ -87,6 +97,28 @@ def restore_pristine(record: Record) -> None:
         if layer.merged:
             layer.base.weight.data, layer.pristine = layer.pristine, None
             layer.merged.clear()
+    show(record, updates=record.active, whole=record.active)
+
+
+def show(record: Record, updates: Sequence[str], whole: Sequence[str]) -> None:
+    """Let the layers add the updates of `updates`, and use the whole modules and the biases of `whole`."""
+    for layer in record.layers.values():
+        scaling = layer.scaling
+        layer.active[:] = [n for n in updates if n in scaling]
+    for module in record.saved.values():
+        module.active[:] = [n for n in whole if n in module.copies]
+    if record.biases:
+        swap_biases(record, trained=record.bias_owner in whole)
+
+
+def swap_biases(record: Record, trained: bool) -> None:
+    """Put the trained biases, or the original ones, into the model; the others are kept by pointer."""
+    if record.biases_trained != trained:
+        shown = [bias.data for bias, _ in record.hidden_biases]
+        for bias, other in record.hidden_biases:
+            bias.data = other
+        record.hidden_biases = [(b, kept) for (b, _), kept in zip(record.hidden_biases, shown, strict=True)]
+        record.biases_trained = trained
 
 
 def scaled_config(record: Record, name: str) -> LoraConfig:
