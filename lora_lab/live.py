@@ -1,0 +1,209 @@
+"""Choose a fine-tune and see what it will cost before it runs: shapes alone, no weights, no network.
+
+The prediction is the one that `finetune` prints (`counting.memory`). Models are built on torch's meta device, where a
+tensor has a shape and no numbers, so that one too large for this machine can be asked about all the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from lora_lab import counting, explorers, figures, finetune, models, tasks
+from lora_lab.result import megabytes
+
+BUCKETS = ("weights", "gradients", "optimizer", "activations", "logits")
+ROWS, LENGTH = 16, 128  # finetune's own batch_size and max_length
+
+# Hub models of three sizes in the numbers of their config.json, so that planning with them needs no network.
+_SMOL = {"vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192}
+_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+HUB_MODELS = {
+    f"HuggingFaceTB/SmolLM2-{size}": _SMOL | dict(zip(_SHAPE, numbers, strict=True))
+    for size, numbers in {
+        "135M": (576, 1536, 30, 9, 3),
+        "360M": (960, 2560, 32, 15, 5),
+        "1.7B": (2048, 8192, 24, 32, 32),
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a fine-tune will cost. trainable, base: parameters of the adapter and of the model without it.
+
+    scaling: alpha / rank. lora, full: bytes at the peak by bucket, through an adapter and in full.
+    """
+
+    trainable: int
+    base: int
+    scaling: float
+    lora: dict[str, int]
+    full: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """Trainable parameters over all of them, the adapter's included."""
+        return self.trainable / (self.base + self.trainable)
+
+
+def plan(model: str = "base", task: str = "pirate", rank: int = 8, alpha: float = 16, gpu: bool = False) -> Plan:
+    """Predict the cost of `finetune` with these settings and its defaults for the rest.
+
+    model: "base", a folder, a name in HUB_MODELS, or a hub model that was fetched before. gpu: bfloat16 for frozen
+    weights and activations, as on a GPU. Lengths are counted in the base model's tokens. Raises ValueError or
+    ConnectionError where the model or task is not there, ValueError for a rank below 1.
+    """
+    shape, linears = _skeleton(model)
+    targets = finetune.DEFAULTS[task if task in tasks.TASKS else "own file", "lora"].targets
+    chosen = [(name, size) for name, size in linears if targets == "all-linear" or name in targets]
+    trainable = sum(counting.lora_parameters(*size, rank) for _, size in chosen)
+    each = {"rows": ROWS, "length": _longest(task), "activation_bytes": 2 if gpu else 4}
+    return Plan(
+        trainable=trainable,
+        base=shape.parameters,
+        scaling=alpha / rank,
+        lora=counting.memory(
+            shape, trainable, rank=rank, targets={name for name, _ in chosen}, weight_bytes=2 if gpu else 4, **each
+        ),
+        full=counting.memory(shape, shape.parameters, **each),
+    )
+
+
+@functools.cache
+def _skeleton(model: str) -> tuple[counting.Decoder, list[tuple[str, tuple[int, int]]]]:
+    """The model in numbers, and (last name, (out, in)) of every linear layer that all-linear adapts."""
+    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+    if model in HUB_MODELS:
+        config = LlamaConfig(**HUB_MODELS[model])
+    else:
+        config = AutoConfig.from_pretrained(models.BASE if model == "base" else model)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    names = models.default_targets(network)
+    found = [
+        (path.rsplit(".", 1)[-1], (module.weight.numel() // module.weight.shape[1], module.weight.shape[1]))
+        for path, module in network.named_modules()
+        if path.rsplit(".", 1)[-1] in names
+    ]
+    return finetune.decoder(network), found
+
+
+@functools.cache
+def _longest(task: str) -> int:
+    """Tokens of the task's longest training example, cut at LENGTH; among its longest in characters, to be quick."""
+    tokenizer = models.load_tokenizer()
+    by_size = sorted(tasks.load_task(task).train, key=lambda e: len(e.prompt) + len(e.completion))
+    return max(len(tasks.encode(example, tokenizer, LENGTH)["input_ids"]) for example in by_size[-200:])
+
+
+@figures.in_style
+def cost_figure() -> tuple[Figure, Callable[[Plan], None]]:
+    """An empty picture of a plan, and `draw(plan)`, which fills it: parameters trained, and memory by bucket."""
+    figure, (count, memory) = figures.new_figure(7.8, 2.9, widths=(1, 1.7))
+    for axes in (count, memory):
+        axes.set(ylim=(1.55, -0.55), yticks=(0, 1), yticklabels=("LoRA", "in full"))
+        axes.grid(False, axis="y")
+    count.set(xscale="log", xlim=(1e4, 1e11), xticks=(1e4, 1e6, 1e8, 1e10), xlabel="parameters that train")
+    quarters = range(0, 101, 25)
+    memory.set(xlim=(0, 135), xticks=quarters, xticklabels=[f"{x} %" for x in quarters])
+    memory.set_xlabel("memory at the peak (in full = 100 %)")
+    dots = [
+        count.plot([], [], ms=8, color=figures.INK, animated=True, **d)[0] for d in ({"marker": "o"}, {"marker": "s"})
+    ]
+    hatches = ("", "////", "xxxx", "", "....")
+    look = {
+        "height": 0.5,
+        "edgecolor": "white",
+        "lw": 0.4,
+        "zorder": 3,
+        "animated": True,
+    }  # over the spine, as in a move
+    parts = [
+        memory.barh((0, 1), 0, color=colour, hatch=hatch, **look)
+        for colour, hatch in zip(figures.COLOURS, hatches, strict=False)
+    ]
+    key = [both[0] for both in parts]
+    figure.legend(key, BUCKETS, ncols=len(BUCKETS), loc="outside upper right", handlelength=1.4, columnspacing=1.2)
+    labels = [axes.text(0, y, "", va="center", animated=True) for axes in (count, memory) for y in (0, 1)]
+    scaling = count.text(0, 1.06, "", transform=count.transAxes, animated=True)
+
+    def draw(plan: Plan) -> None:
+        whole = sum(plan.full.values())
+        for y, (number, cost) in enumerate(((plan.trainable, plan.lora), (plan.base, plan.full))):
+            dots[y].set_data([number], [y])
+            widths = 100 * np.array([cost[bucket] for bucket in BUCKETS]) / whole
+            for part, left, width in zip(parts, np.cumsum(widths) - widths, widths, strict=True):
+                part[y].set(x=left, width=width)
+            labels[y].set(x=number * 2.5, text=_short(number))
+            labels[2 + y].set(x=widths.sum() + 2, text=megabytes(sum(cost.values())))
+        scaling.set_text(f"alpha / rank = {plan.scaling:.3g}")
+
+    return figure, draw
+
+
+def _short(number: int) -> str:
+    """A count as people say it.
+
+    >>> _short(233_472), _short(5_770_496), _short(1_711_376_384)
+    ('233 k', '5.8 M', '1.71 B')
+    """
+    for size, letter, digits in ((1e9, "B", 2), (1e6, "M", 1), (1e3, "k", 0)):
+        if number >= size:
+            return f"{number / size:.{digits}f} {letter}"
+    return str(number)
+
+
+def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
+    """Model, task, rank and alpha by widgets, beside a picture of what they cost; each move writes into `settings`.
+
+    `settings` has the keys model, task, rank and alpha, and is what the chooser starts from: pass it on with
+    `finetune(**settings)`. A model or task that is not in the lists (a folder, your own file) is put in front.
+    """
+    start = {name: settings[name] for name in ("model", "task", "rank", "alpha")}
+    controls = {
+        "model": ipywidgets.Dropdown(options=_with(start["model"], ["base", *HUB_MODELS])),
+        "task": ipywidgets.Dropdown(options=_with(start["task"], list(tasks.TASKS))),
+        "rank": ipywidgets.IntSlider(min=1, max=max(64, start["rank"])),
+        "alpha": ipywidgets.IntSlider(min=1, max=max(128, int(start["alpha"]))),
+    }
+    for name, control in controls.items():
+        control.description, control.value = name, start[name]
+    figure, draw = cost_figure()
+
+    def move(**chosen: Any) -> tuple[str, str]:
+        cost = plan(**chosen)
+        draw(cost)
+        settings.update(chosen)
+        lora, full = sum(cost.lora.values()), sum(cost.full.values())
+        finding = (
+            f"Rank {chosen['rank']}, alpha {chosen['alpha']:g}: {cost.trainable:,} parameters train "
+            f"({cost.share:.2%} of all), their update times {cost.scaling:.3g}. Memory predicted: {megabytes(lora)}, "
+            f"{lora / full:.0%} of the {megabytes(full)} that training in full needs."
+        )
+        return finding, _table(cost)
+
+    summary = "LoRA beside training in full: how many parameters train, and what fills the memory at its peak."
+    return explorers.Explorer(figure, controls, move, summary)
+
+
+def _table(cost: Plan) -> str:
+    """The picture's memory in numbers, for who cannot see it."""
+    head = "".join(f'<th scope="col">{bucket}</th>' for bucket in BUCKETS)
+    rows = [
+        f'<tr><th scope="row">{way}</th>' + "".join(f"<td>{megabytes(memory[b])}</td>" for b in BUCKETS) + "</tr>"
+        for way, memory in (("LoRA", cost.lora), ("in full", cost.full))
+    ]
+    return f'<table style="border-spacing: 12px 0"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+
+
+def _with(value: str, options: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*([] if value in options else [value]), *options]))
