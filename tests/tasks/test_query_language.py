@@ -116,7 +116,7 @@ def test_answers_have_at_least_eight_tokens(task, tokenizer):
 
 
 def test_copying_the_nearest_training_answer_scores_at_most_five_percent(task):
-    """Nearest by shared words (Dice of the two sets), and of the 30 best of those the nearest by word order (difflib's ratio)."""
+    """Nearest by shared words (Dice of the two sets), and of the best 30 the nearest by word order (difflib)."""
     vocabulary = {}
     split = [re.findall(r"\w+", question(e)) for e in (*task.train, *task.test)]
     bags = np.zeros((len(split), 400), dtype=np.float32)
