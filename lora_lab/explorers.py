@@ -50,9 +50,11 @@ class Explorer:
         figure.set_layout_engine("none")  # the axes stay where they are: a layout per move costs 100 ms
         self.background = figure.canvas.copy_from_bbox(figure.bbox)
         width, height = (round(inches * figures.INCH) for inches in figure.get_size_inches())
-        size = {"width": f"{width}px", "height": f"{height}px"}  # fixed, so that nothing below jumps
+        # Sizes are fixed, so that nothing below jumps; on a narrow page the picture shrinks without being bent.
+        size = {"width": f"{width}px", "height": f"{height}px", "object_fit": "contain"}
         self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(**size))
-        self.finding, self.detail = ipywidgets.HTML(), ipywidgets.HTML(layout=ipywidgets.Layout(max_width=f"{width}px"))
+        self.finding = ipywidgets.HTML(layout=ipywidgets.Layout(max_width=f"{width}px"))
+        self.detail = ipywidgets.HTML(layout=ipywidgets.Layout(max_width=f"{width}px", min_height="100px"))
         self.box = ipywidgets.VBox([*controls.values(), self.image, self.finding, self.detail])
         for control in controls.values():
             control.observe(self.update, names="value")
@@ -105,9 +107,13 @@ def alpha_dial(scale: float = 0.0) -> Explorer:
         step=scales[1] - scales[0],
         description="scale",
         readout_format=".2f",
+        layout=ipywidgets.Layout(width="420px"),
     )
     prompt = ipywidgets.Dropdown(
-        options=[(text, i) for i, text in enumerate(prompts)], value=0, description="beginning"
+        options=[(text, i) for i, text in enumerate(prompts)],
+        value=0,
+        description="beginning",
+        layout=ipywidgets.Layout(width="420px"),
     )
 
     def move(scale: float, prompt: int) -> tuple[str, str]:
