@@ -84,7 +84,7 @@ def _import_torch():
 def torch() -> Finding:
     module = _import_torch()
     if isinstance(module, str):
-        advice = "`python course.py` installs it; without it only the lessons on counting and low rank run"
+        advice = "without it lesson 00 works, and no model or layer runs; `python course.py` installs it"
         return Finding("torch", module, False, advice)
     return Finding("torch", f"{module.__version__}, {module.get_num_threads()} threads")
 
