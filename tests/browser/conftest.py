@@ -1,0 +1,126 @@
+"""JupyterLab on a copy of the notebooks, with settings of its own, and a Chromium that reads it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+# Without the last ones Chromium looks for updates and for Google's hosts at every start.
+CHROMIUM_WORDS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium or Chrome: LORA_LAB_CHROMIUM, or the first one on the PATH. Skips where there is none."""
+    path = os.environ.get("LORA_LAB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("no Chromium or Chrome on the PATH: install one, or set LORA_LAB_CHROMIUM to its program")
+    return path
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab: `folder` is what it shows, `url(notebook)` opens one of its notebooks and no other."""
+
+    folder: Path
+    port: int
+    token: str
+
+    def url(self, notebook: str) -> str:
+        return f"http://127.0.0.1:{self.port}/lab/tree/notebooks/{notebook}?reset&token={self.token}"
+
+
+@pytest.fixture(scope="module")
+def lab(chromium, tmp_path_factory):
+    """JupyterLab as `python course.py` starts it, but on a copy of the notebooks and with a home of its own."""
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "course"
+    (folder / "notebooks").mkdir(parents=True)
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder / "notebooks")
+    if (ROOT / "figures").is_dir():
+        shutil.copytree(ROOT / "figures", folder / "figures")
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    lab = Lab(folder, port, secrets.token_hex(16))
+    places = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
+    env = {**os.environ, **{f"JUPYTER_{name}": str(home / place) for name, place in places.items()}}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    env |= {"JUPYTER_TOKEN": lab.token, "JUPYTER_PREFER_ENV_PATH": "1"}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += ["--LabApp.expose_app_in_browser=True"]  # the tests ask the notebook's own model what ran
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api", process, home / "log")
+        yield lab
+    finally:
+        process.terminate()  # the server ends its kernels
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"JupyterLab ended:\n{log.read_text()[-3000:]}"
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, lab):
+    """A fresh page; `page.complaints` gathers what it writes to the console as an error, and what it throws."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(180_000)  # JupyterLab is megabytes of JavaScript, and CI may be busy
+    page = context.new_page()
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(f"thrown: {error}"))
+    page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
+    page.on("requestfailed", lambda request: page.complaints.append(f"not loaded: {request.url} {request.failure}"))
+    yield page
+    context.close()
