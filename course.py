@@ -216,7 +216,8 @@ def watched(command: "list[str]", env: "dict[str, str] | None" = None) -> str:
                 if line:
                     log.write(line)
                     output.append(line)
-                    news = line.strip() or news
+                    if re.match(r"\s*(Collecting|Downloading|Using cached|Installing|Building|Processing)", line):
+                        news = line.strip()
                 elapsed = time.time() - start
                 if time.time() - last_shown > (0.2 if tty else 20):
                     last_shown = time.time()
