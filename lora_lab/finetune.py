@@ -109,23 +109,27 @@ def finetune(
     place = models.pick_device(device)
     chosen = tasks.load_task(task, seed)
     with RunFolder(output, settings, resume) as folder:
-        models.prepare(model)
-        from lora_lab.trainer import LabTrainer  # imported before the memory is measured, as all code is
+        # Code, tokenizer and examples come first, so that the memory measured is that of the model and its training.
+        from lora_lab.trainer import AfterSteps, LabTrainer
 
-        memory = PeakMemory(place)
-        network, tokenizer = models.load(model, str(place))
-        _check_length(network, settings)
+        models.prepare(model)
+        tokenizer = models.load_tokenizer(model)
         train = [tasks.encode(e, tokenizer, max_length) for e in chosen.train]
         validation = [tasks.encode(e, tokenizer, max_length) for e in chosen.validation[:CHECKED_DURING_TRAINING]]
+        memory = PeakMemory(place)
+        network = models.load_model(model, str(place))
+        _check_length(network, settings)
         _make_trainable(network, settings)
         predicted = predicted_memory(network, settings, max(len(row["input_ids"]) for row in train))
         counts = count_parameters(network)
+        folder.check_room(counts.trainable)
         say(_plan(settings, chosen, counts, predicted))
 
         before = _scores(network, tokenizer, chosen, settings)
         trainer = LabTrainer(
             network, tokenizer, train, validation, _arguments(settings, folder.checkpoints, place), quiet
         )
+        trainer.add_callback(AfterSteps(2, memory.relax))
         with memory:
             trainer.train_from(folder.newest_checkpoint())
         trainer.restore_best()
@@ -151,6 +155,7 @@ def finetune(
             ],
             style=_style(chosen, before, after),
             memory_predicted=predicted,
+            memory_held=memory.held,
             best_step=trainer.best_step,
             settings=settings,
             model=network,

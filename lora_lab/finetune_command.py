@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import warnings
+from pathlib import Path
 
 from lora_lab.plain_errors import plainly
 
@@ -38,14 +40,19 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from pathlib import Path
-
     from lora_lab.finetune import finetune
 
     options = vars(args) | {"output": args.output or f"runs/{Path(args.task).stem}-{args.method}"}
     as_json = options.pop("json")
     options.pop("command", None)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", flush=True)
-    result = finetune(**options)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        result = finetune(**options)
     if as_json:
         print(json.dumps(result.as_json()), flush=True)
+
+
+def _show_warning(message, category, filename, *_, **__) -> None:
+    """Ours in one line; what libraries say about their own future is of no use here."""
+    if Path(filename).parent == Path(__file__).parent:
+        print(f"warning: {message}", file=sys.stderr, flush=True)

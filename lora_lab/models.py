@@ -31,18 +31,22 @@ def load(
     Raises ValueError for a name or device that is not there, with the nearest ones; ConnectionError when only a
     network could tell.
     """
-    place = pick_device(device)
-    source = _folder(name)
-    config, model_class = _configuration(source, str(name))
-    with _quiet():
-        model = _local_first(model_class.from_pretrained, source, str(name), config=config, dtype=_dtype(place))
-    tokenizer = load_tokenizer(name)
-    model.to(place).eval()
+    model, tokenizer = load_model(name, device), load_tokenizer(name)
     if adapter is not None:
         from lora_lab.storage import load_adapter
 
         load_adapter(model, adapter)
     return model, tokenizer
+
+
+def load_model(name: str | Path = "base", device: str = "auto") -> PreTrainedModel:
+    """The model alone, as `load` gives it. Raises as `load` does."""
+    place = pick_device(device)
+    source = _folder(name)
+    config, model_class = _configuration(source, str(name))
+    with _quiet():
+        model = _local_first(model_class.from_pretrained, source, str(name), config=config, dtype=weight_type(place))
+    return model.to(place).eval()
 
 
 def load_tokenizer(name: str | Path = "base") -> PreTrainedTokenizerBase:
@@ -113,7 +117,8 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _dtype(place: torch.device) -> torch.dtype:
+def weight_type(place: torch.device) -> torch.dtype:
+    """The type in which `load` holds weights on this device: bfloat16 on a CUDA GPU, float32 elsewhere."""
     # transformers 5 would keep the file's bfloat16 on a CPU, where it is slow and where float32 is our reference.
     return torch.bfloat16 if place.type == "cuda" else torch.float32
 
@@ -155,7 +160,7 @@ def _local_first(loader, source: str, name: str, **options):
     if Path(source).is_dir():
         try:
             return loader(source, local_files_only=True, **options)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except Exception as error:  # each library has its own kinds for a damaged file
             if _out_of_memory(error):
                 raise
             raise ValueError(f"model {name!r} cannot be loaded: {_first(error)}") from error

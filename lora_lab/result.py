@@ -33,7 +33,8 @@ class Result:
 
     curve: [{"step", "loss"} or {"step", "validation_loss"}]. samples: three {"prompt", "before", "after"}.
     style: the score of {"before", "after", "held_out"} text, or None. memory_predicted: bytes by bucket.
-    best_step: the step whose weights were kept. model, tokenizer: the tuned ones, ready to write.
+    memory_held: the whole run's peak, freed blocks that the C library kept included. best_step: the step whose
+    weights were kept. model, tokenizer: the tuned ones, ready to write.
     """
 
     trainable: int
@@ -53,6 +54,7 @@ class Result:
     samples: list[dict[str, str]] = field(repr=False)
     style: dict[str, float] | None
     memory_predicted: dict[str, int]
+    memory_held: int
     best_step: int
     settings: dict[str, Any] = field(repr=False)
     model: Any = field(repr=False, compare=False)
@@ -74,13 +76,14 @@ class Result:
         if self.exact_match_before is not None:
             rows.append(("exact match", f"{self.exact_match_before:.1%}", f"{self.exact_match_after:.1%}"))
         if self.style is not None:
-            held_out = f"   held-out text {self.style['held_out']:.1f}"
-            rows.append(("style score", f"{self.style['before']:.1f}", f"{self.style['after']:.1f}{held_out}"))
+            name = f"style score (held-out text: {self.style['held_out']:.1f})"
+            rows.append((name, f"{self.style['before']:.1f}", f"{self.style['after']:.1f}"))
         predicted = sum(self.memory_predicted.values())
         lines = [
             f"trained in {self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens a second; best at step "
             f"{self.best_step} of {self.settings['steps']}",
-            f"memory: {megabytes(self.peak_memory)} measured, {megabytes(predicted)} predicted",
+            f"memory: {megabytes(self.peak_memory)} measured, {megabytes(predicted)} predicted "
+            f"({megabytes(self.memory_held)} with freed blocks that the allocator kept)",
             "",
             f"{'':36}{'before':>8}{'after':>8}",
             *(f"{name:36}{before:>8}{after:>8}" for name, before, after in rows),

@@ -66,6 +66,16 @@ class RunFolder:
                     f"{kept} is kept: the same command with --resume goes on from step {step_of(kept)}"
                 ) from error
 
+    def check_room(self, trainable: int) -> None:
+        """Raise the system's own "disk full" error if the checkpoints of `trainable` parameters will not fit.
+
+        Three can be there at once (newest, best, and the one being written), each with its Adam state, in float32.
+        """
+        needed, free = 3 * 12 * trainable, shutil.disk_usage(self.path).free
+        if free < needed:
+            why = f"{needed / 1e6:,.0f} MB are needed for checkpoints, {free / 1e6:,.0f} MB are free"
+            raise OSError(errno.ENOSPC, why, str(self.path))
+
     def newest_checkpoint(self) -> Path | None:
         """The last whole checkpoint, or None."""
         return max(self.checkpoints.glob("checkpoint-*"), key=step_of, default=None)
@@ -109,17 +119,6 @@ def step_of(checkpoint: Path) -> int:
     30
     """
     return int(checkpoint.name.rsplit("-", 1)[1])
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """Raise the system's own "disk full" OSError if fewer than `needed` bytes are free where `folder` is."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{needed / 1e6:,.0f} MB are needed for the checkpoints and {free / 1e6:,.0f} MB are free in",
-            str(folder),
-        )
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -56,7 +57,12 @@ class LabTrainer(Trainer):
                 self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
                 return
         self._clock = time.perf_counter()
-        self.train(None if checkpoint is None else str(checkpoint))
+        try:
+            self.train(None if checkpoint is None else str(checkpoint))
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, Bar):
+                    callback.close()
         self._count_time()
         self.model.config.use_cache = True  # Trainer turned it off; text is written with it
 
@@ -145,6 +151,18 @@ def read_weights(model: torch.nn.Module, folder: Path) -> None:
         load_model(model, str(folder / FULL_WEIGHTS))
 
 
+class AfterSteps(TrainerCallback):
+    """Calls `act` once, after the first `count` steps of this session."""
+
+    def __init__(self, count: int, act: Callable[[], None]):
+        self.left, self.act = count, act
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+
+
 def _progress() -> TrainerCallback:
     if is_in_notebook():
         from transformers.utils.notebook import NotebookProgressCallback
@@ -156,9 +174,12 @@ def _progress() -> TrainerCallback:
 class Bar(TrainerCallback):
     """One line on stderr with the step, the speed and the two losses; Trainer's own prints a dict at every log."""
 
+    def __init__(self):
+        self.bar = tqdm(disable=True)
+        self.losses: dict[str, str] = {}
+
     def on_train_begin(self, args, state, control, **_) -> None:
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step", mininterval=0.5)
-        self.losses: dict[str, str] = {}
 
     def on_step_end(self, args, state, control, **_) -> None:
         self.bar.update(state.global_step - self.bar.n)
@@ -166,8 +187,8 @@ class Bar(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **_) -> None:
         names = {"loss": "loss", "eval_loss": "validation"}
         self.losses |= {name: f"{logs[key]:.3f}" for key, name in names.items() if key in (logs or {})}
-        if hasattr(self, "bar"):
-            self.bar.set_postfix(self.losses, refresh=False)
+        self.bar.set_postfix(self.losses, refresh=False)
 
-    def on_train_end(self, args, state, control, **_) -> None:
+    def close(self) -> None:
+        """End the line, however the training ended."""
         self.bar.close()

@@ -1,0 +1,134 @@
+"""Predicted memory against what autograd keeps, tensor by tensor, and against the memory of the process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lora_lab import counting
+from lora_lab.adapters import add_adapter, count_parameters
+from lora_lab.config import LoraConfig
+from lora_lab.finetune import predicted_memory
+
+SETTINGS = {"rank": 8, "batch_size": 4, "checkpointing": False}
+
+
+def test_lora_parameters_are_those_of_a_built_adapter(tiny):
+    from lora_lab import models
+
+    model, _ = models.load(tiny)
+    add_adapter(model, LoraConfig(rank=3))
+    shapes = [(32, 32), (16, 32), (16, 32), (32, 32), (64, 32), (64, 32), (32, 64)] * 2
+    assert count_parameters(model).trainable == sum(counting.lora_parameters(*shape, rank=3) for shape in shapes)
+
+
+def test_break_even_rank_is_the_last_that_is_no_larger():
+    for out, into in [(4096, 4096), (128, 256), (7, 3), (1, 1)]:
+        rank = counting.break_even_rank(out, into)
+        assert rank * (out + into) <= out * into < (rank + 1) * (out + into)
+
+
+@pytest.mark.parametrize("rank", [0, -1, 1.5, True, "8"])
+def test_bad_ranks_are_named(rank):
+    with pytest.raises(ValueError, match="rank must be"):
+        counting.lora_parameters(4, 4, rank)
+
+
+def kept_by_autograd(model, tokens, mask) -> int:
+    """Bytes of all tensors that the forward pass keeps for the backward pass, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(input_ids=tokens, attention_mask=mask, labels=tokens, use_cache=False)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("targets", "tolerance"),
+    [
+        ("all-linear", 0.03),
+        (["q_proj", "v_proj"], 0.03),
+        (None, 0.03),
+        # Nothing before the first adapter needs a gradient, so the first layer keeps less than the others.
+        (["gate_proj", "o_proj"], 0.1),
+        (["down_proj"], 0.2),
+    ],
+)
+@pytest.mark.parametrize("grouped", [True, False])
+def test_activations_are_what_autograd_keeps(targets, tolerance, grouped):
+    config = LlamaConfig(
+        vocab_size=500,
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2 if grouped else 4,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config)
+    if targets is not None:
+        add_adapter(model, LoraConfig(rank=8, target_modules=targets))
+    tokens = torch.randint(0, 500, (4, 64))
+    mask = torch.ones_like(tokens)
+    mask[0, -9:] = 0  # padding, as in a batch of texts
+    settings = SETTINGS | {"method": "full" if targets is None else "lora"}
+    predicted = predicted_memory(model.train(), settings, length=64)
+    log_probabilities = predicted["logits"] // 3  # the one of the three that the forward pass keeps
+    kept = kept_by_autograd(model, tokens, mask)
+    assert predicted["activations"] + log_probabilities == pytest.approx(kept, rel=tolerance)
+
+
+def test_weights_gradients_and_optimizer_are_those_of_a_step():
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2))
+    add_adapter(model, LoraConfig(rank=4))
+    predicted = predicted_memory(model, SETTINGS | {"method": "lora", "rank": 4}, length=8)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    tokens = torch.zeros(4, 8, dtype=torch.long)
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer.step()
+
+    def size(tensors):
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    assert predicted["weights"] == size(model.parameters())
+    assert predicted["gradients"] == size(p.grad for p in trained)
+    moments = [t for state in optimizer.state.values() for name, t in state.items() if name != "step"]
+    assert predicted["optimizer"] == size(moments)
+
+
+def test_checkpointing_predicts_less():
+    model = counting.Decoder(5_770_496, 6, 256, 768, 8, 32, 4096)
+    plain, saved = (counting.memory(model, 1000, 16, 128, 8, ["q_proj"], checkpointing=c) for c in (False, True))
+    assert saved["activations"] < plain["activations"] / 3
+    assert {k: v for k, v in saved.items() if k != "activations"} == {
+        k: v for k, v in plain.items() if k != "activations"
+    }
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_predicted_memory_is_within_a_fifth_of_the_process(method):
+    """In a process of its own, so that nothing that ran before lends it freed memory."""
+    program = (
+        "import json, torch; from lora_lab import finetune as f; torch.set_num_threads(1)\n"
+        "f._scores = lambda *_: f.Scores(1.0, 1.0, None, None, ('', '', ''))\n"  # only the training is of interest
+        "f._style = lambda *_: None\n"
+        f"r = f.finetune(steps=2, evaluate_every=2, method={method!r}, quiet=True)\n"
+        "print(json.dumps([r.peak_memory, sum(r.memory_predicted.values())]))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    measured, predicted = json.loads(run.stdout.splitlines()[-1])
+    assert predicted == pytest.approx(measured, rel=0.2)
