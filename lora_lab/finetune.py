@@ -36,11 +36,11 @@ class Defaults:
 
 
 DEFAULTS = {
-    ("pirate", "lora"): Defaults(lr=1e-2, steps=90),
+    ("pirate", "lora"): Defaults(lr=5e-3, steps=90),
     ("pirate", "full"): Defaults(lr=1e-3, steps=90),
     ("code", "lora"): Defaults(lr=1e-2, steps=120),
     ("code", "full"): Defaults(lr=1e-3, steps=120),
-    ("query", "lora"): Defaults(lr=1e-2, steps=300),
+    ("query", "lora"): Defaults(lr=1e-2, steps=450),
     ("query", "full"): Defaults(lr=1e-3, steps=300),
     ("own file", "lora"): Defaults(lr=1e-2, steps=100),
     ("own file", "full"): Defaults(lr=1e-3, steps=100),
@@ -266,7 +266,7 @@ def _arguments(settings: dict[str, Any], folder: Path, place: torch.device):
     """The same settings in the words of transformers' Trainer."""
     from transformers import TrainingArguments
 
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings["steps"],
         per_device_train_batch_size=settings["batch_size"],
@@ -295,6 +295,9 @@ def _arguments(settings: dict[str, Any], folder: Path, place: torch.device):
         disable_tqdm=True,
         remove_unused_columns=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one device was chosen; Trainer would spread the batch over all of them
+    return arguments
 
 
 def _scores(model, tokenizer, task: tasks.Task, settings: dict[str, Any]) -> Scores:

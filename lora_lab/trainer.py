@@ -64,7 +64,9 @@ class LabTrainer(Trainer):
                 if isinstance(callback, Bar):
                     callback.close()
         self._count_time()
-        self.model.config.use_cache = True  # Trainer turned it off; text is written with it
+        # Trainer changed the model for training: no cache, and on a GPU a forward wrapped in autocast.
+        self.model.config.use_cache = True
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     @property
     def best_step(self) -> int:

@@ -180,3 +180,23 @@ def test_an_unchanged_trainer_writes_no_warning(quick):
 
 def test_every_task_has_defaults_for_both_methods():
     assert set(DEFAULTS) == {(t, m) for t in (*tasks.TASKS, "own file") for m in ("lora", "full")}
+
+
+def test_in_a_notebook_the_bar_is_a_table(quick, monkeypatch, capsys):
+    pytest.importorskip("IPython")
+    monkeypatch.setattr("lora_lab.trainer.is_in_notebook", lambda: True)
+    shown = []
+    monkeypatch.setattr("transformers.utils.notebook.disp.display", lambda html, **_: shown.append(html))
+    monkeypatch.setattr("transformers.utils.notebook.NotebookTrainingTracker.display", table(shown))
+    result = finetune(**quick)
+    assert f"{result.curve[-1]['validation_loss']:.6f}" in shown[-1]
+    assert "training:" not in capsys.readouterr().err
+
+
+def table(shown: list):
+    """Stands in for the tracker's display, which would need a running notebook: notes the table's numbers instead."""
+
+    def display(self):
+        shown.append(" ".join(f"{v:.6f}" if isinstance(v, float) else str(v) for row in self.inner_table for v in row))
+
+    return display
