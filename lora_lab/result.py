@@ -89,7 +89,8 @@ class Result:
             *(f"{name:36}{before:>8}{after:>8}" for name, before, after in rows),
         ]
         for sample in self.samples:
-            lines += ["", f"> {sample['prompt']}", f"before: {sample['before'].strip()}", f"after:  {sample['after'].strip()}"]
+            lines += ["", f"> {sample['prompt']}"]
+            lines += [f"before: {sample['before'].strip()}", f"after:  {sample['after'].strip()}"]
         if self.adapter is not None:
             lines += ["", f"saved in {self.adapter}"]
         return "\n".join(lines)
