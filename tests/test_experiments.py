@@ -104,6 +104,13 @@ def test_the_recorded_dial_is_whole_and_belongs_to_this_base_model():
     assert dial["base_model_sha256"] == hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
 
 
+def test_the_dial_at_0_is_the_base_model_and_at_1_the_tuned_one():
+    dial = experiments.recorded("dial")
+    at = {row["scale"]: row["pirate_loss"] for row in dial["rows"]}
+    assert at[0] == pytest.approx(dial["training"]["loss_before"], rel=1e-4)
+    assert at[1] == pytest.approx(dial["training"]["loss_after"], rel=1e-4)
+
+
 def test_the_recorded_dial_does_what_the_lesson_says():
     at = {row["scale"]: row for row in experiments.recorded("dial")["rows"]}
     assert at[1]["pirate_loss"] < min(at[0]["pirate_loss"], at[2]["pirate_loss"])
