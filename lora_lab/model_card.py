@@ -40,7 +40,7 @@ def export(text: Path, run: Path, out: Path) -> dict:
     config.dtype = torch.bfloat16
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(out)
-    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=1, max_length=256).save_pretrained(out)
+    GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=1).save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(run / name, out / name)
     weights = {n: p.to(torch.bfloat16).contiguous() for n, p in state["model"].items() if n != "lm_head.weight"}
