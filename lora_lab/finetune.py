@@ -40,7 +40,7 @@ DEFAULTS = {
     ("pirate", "full"): Defaults(lr=1e-3, steps=90),
     ("code", "lora"): Defaults(lr=1e-2, steps=120),
     ("code", "full"): Defaults(lr=1e-3, steps=120),
-    ("query", "lora"): Defaults(lr=1e-2, steps=450),
+    ("query", "lora"): Defaults(lr=6e-3, steps=400),
     ("query", "full"): Defaults(lr=1e-3, steps=300),
     ("own file", "lora"): Defaults(lr=1e-2, steps=100),
     ("own file", "full"): Defaults(lr=1e-3, steps=100),
