@@ -169,14 +169,16 @@ def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
     `finetune(**settings)`. A model or task that is not in the lists (a folder, your own file) is put in front.
     """
     start = {name: settings[name] for name in ("model", "task", "rank", "alpha")}
+    wide = ipywidgets.Layout(width="420px")
+    slider = ipywidgets.IntSlider if float(start["alpha"]).is_integer() else ipywidgets.FloatSlider
     controls = {
         "model": ipywidgets.Dropdown(options=_with(start["model"], ["base", *HUB_MODELS])),
         "task": ipywidgets.Dropdown(options=_with(start["task"], list(tasks.TASKS))),
         "rank": ipywidgets.IntSlider(min=1, max=max(64, start["rank"])),
-        "alpha": ipywidgets.IntSlider(min=1, max=max(128, int(start["alpha"]))),
+        "alpha": slider(min=min(1, start["alpha"]), max=max(128, start["alpha"])),
     }
     for name, control in controls.items():
-        control.description, control.value = name, start[name]
+        control.description, control.value, control.layout = name, start[name], wide
     figure, draw = cost_figure()
 
     def move(**chosen: Any) -> tuple[str, str]:
@@ -186,7 +188,7 @@ def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
         lora, full = sum(cost.lora.values()), sum(cost.full.values())
         finding = (
             f"Rank {chosen['rank']}, alpha {chosen['alpha']:g}: {cost.trainable:,} parameters train "
-            f"({cost.share:.2%} of all), their update times {cost.scaling:.3g}. Memory predicted: {megabytes(lora)}, "
+            f"({cost.share:.2%} of all), the update is multiplied by {cost.scaling:.3g}. Memory predicted: {megabytes(lora)}, "
             f"{lora / full:.0%} of the {megabytes(full)} that training in full needs."
         )
         return finding, _table(cost)

@@ -119,3 +119,9 @@ def test_it_starts_from_the_given_settings_also_from_outside_its_lists(settings,
     assert explorer.controls["rank"].value == 100
     assert explorer.controls["model"].options == (str(models.BASE), "base", *live.HUB_MODELS)
     assert settings["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("alpha", [0.5, 16, 200.5])
+def test_an_alpha_that_is_given_is_kept(settings, alpha):
+    explorer = live.chooser(own := settings | {"alpha": alpha})
+    assert own["alpha"] == explorer.controls["alpha"].value == alpha
