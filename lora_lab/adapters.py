@@ -24,9 +24,11 @@ from lora_lab.record import (
     check_one_head,
     own_parameters,
     record_of,
+    regroup,
     restore_pristine,
     scaled_config,
     show,
+    show_current,
     swap_biases,
 )
 from lora_lab.report import (
@@ -91,18 +93,13 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
         layer.add(name, config.rank_for(path), config.scaling(path), config.dropout, config.init_lora_weights)
     for path in saved:
         _save_module(model, path, record).add(name)
+    regroup(record)
     record.configs[name], record.trainable[name], record.scale[name] = config, trainable, 1.0
     record.parameters[name] = list(own_parameters(record, name).values())
     if config.bias != "none":
         _keep_biases(model, record, name)
     _choose(record, [name])
-    if hasattr(model, "enable_input_require_grads") and _checkpointed(model):
-        model.enable_input_require_grads()  # else a checkpointed block of frozen inputs has no gradient to pass on
     return model
-
-
-def _checkpointed(model: nn.Module) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _check_addable(model: nn.Module, record: Record | None, config: LoraConfig, name: str) -> None:
@@ -190,8 +187,7 @@ def _keep_biases(model: nn.Module, record: Record, name: str) -> None:
     for path, module in modules:
         if module._parameters.get("bias") is not None:
             record.biases[f"{path}.bias"] = module.bias
-    once = {id(b): b for b in record.biases.values()}.values()
-    record.hidden_biases = [(b, b.detach().clone()) for b in once]
+    record.hidden_biases = [(b, b.detach().clone()) for b in record.biases.values()]
     record.bias_owner, record.biases_trained = name, True
 
 
@@ -223,7 +219,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     if record.disabled:
         raise RuntimeError("adapters are disabled here: leave disable_adapters first")
     check_one_head(record, names)
-    if any(layer.merged for layer in record.layers.values()):
+    if record.merged:
         if record.merged_for_good:
             raise ValueError(
                 "merged with keep_backup=False: there is no plain weight left to choose another adapter on"
@@ -255,25 +251,16 @@ def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
         return
     if record.merged_for_good and record.merged:
         raise ValueError("merged with keep_backup=False: the base weights are gone, so nothing can be disabled")
-    switched = [*record.layers.values(), *record.saved.values()]
-    active = [list(module.active) for module in switched]
     merged = [layer for layer in record.layers.values() if layer.merged]
-    trained_biases = record.biases_trained
     _swap_weights(merged)
-    for module in switched:
-        module.active.clear()
-    if record.biases:
-        swap_biases(record, trained=False)
+    show(record, updates=(), whole=())
     record.disabled = True
     try:
         yield model
     finally:
         record.disabled = False
-        if record.biases:
-            swap_biases(record, trained=trained_biases)
-        for module, names in zip(switched, active, strict=True):
-            module.active[:] = names
         _swap_weights(merged)
+        show_current(record)
 
 
 def _swap_weights(layers: list[LoraLayer]) -> None:

@@ -96,11 +96,11 @@ class LoraLayer(nn.Module):
         a, b = self.matrices(name)
         return self._as_weight(b @ a) * self.scaling[name]
 
-    def add_delta(self, weight: Tensor, name: str) -> Tensor:
-        """`weight` + s B A as a new tensor, one pass over it; `weight` is in the adapter's dtype."""
+    def add_delta(self, weight: Tensor, name: str, out: Tensor) -> Tensor:
+        """Write `weight` + s B A into `out`, which may be `weight`; both are in the adapter's dtype."""
         a, b = self.matrices(name)
         left, right = (b, a) if self.stored_as_out_in else (a.T, b.T)
-        return torch.addmm(weight, left, right, alpha=self.scaling[name])
+        return torch.addmm(weight, left, right, alpha=self.scaling[name], out=out)
 
     def _as_weight(self, update: Tensor) -> Tensor:
         return update if self.stored_as_out_in else update.T

@@ -26,6 +26,7 @@ class Record:
     active: list[str] = field(default_factory=list)
     layers: dict[str, LoraLayer] = field(default_factory=dict)
     saved: dict[str, SavedModule] = field(default_factory=dict)
+    groups: dict[tuple[str, ...], list[str]] = field(default_factory=dict)  # {adapters of a layer: its active ones}
     parameters: dict[str, list[nn.Parameter]] = field(default_factory=dict)
     biases: dict[str, nn.Parameter] = field(default_factory=dict)  # trained ones by path, tied ones under each path
     hidden_biases: list[tuple[nn.Parameter, Tensor]] = field(default_factory=list)  # the values not in the model now
@@ -97,14 +98,26 @@ def restore_pristine(record: Record) -> None:
         if layer.merged:
             layer.base.weight.data, layer.pristine = layer.pristine, None
             layer.merged.clear()
-    show(record, updates=record.active, whole=record.active)
+    show_current(record)
+
+
+def show_current(record: Record) -> None:
+    """Let the model compute what the record says: what is merged, or else what is active."""
+    merged = record.merged
+    show(record, updates=() if merged else record.active, whole=merged or record.active)
+
+
+def regroup(record: Record) -> None:
+    """Let all layers that have the same adapters share one `active` list: to switch is to change that one list."""
+    record.groups = {}
+    for layer in record.layers.values():
+        layer.active = record.groups.setdefault(tuple(layer.scaling), [])
 
 
 def show(record: Record, updates: Sequence[str], whole: Sequence[str]) -> None:
     """Let the layers add the updates of `updates`, and use the whole modules and the biases of `whole`."""
-    for layer in record.layers.values():
-        scaling = layer.scaling
-        layer.active[:] = [n for n in updates if n in scaling]
+    for names, active in record.groups.items():
+        active[:] = [n for n in updates if n in names]
     for module in record.saved.values():
         module.active[:] = [n for n in whole if n in module.copies]
     if record.biases:

@@ -287,6 +287,15 @@ def test_row_J6_an_overflow_of_a_half_precision_weight_is_refused():
     refused(lambda: merge(model), model, "their sum with the torch.float16 weight")
 
 
+def test_row_J6_a_small_update_of_a_weight_near_the_largest_float_is_refused():
+    model = add_adapter(Two().half(), LoraConfig(rank=2, alpha=2, target_modules=("lin0",)))
+    with torch.no_grad():
+        model.lin0.base.weight.fill_(65000.0)
+        for matrix in model.lin0.matrices("default"):
+            matrix.fill_(20.0)  # an update of 800; the largest float16 is 65504
+    refused(lambda: merge(model), model, "their sum with the torch.float16 weight")
+
+
 def test_row_J7_editing_an_adapter_while_merged_does_not_reach_the_base():
     model = with_adapter()
     base = model.lin0.base.weight.clone()
@@ -485,6 +494,7 @@ def test_two_heads_or_two_sets_of_biases_at_once():
     refused(lambda: add_adapter(model, config, "b"), model, "'default' trains biases already")
     add_adapter(model, LoraConfig(rank=2, target_modules=("key",), modules_to_save=("classifier",)), "b")
     refused(lambda: set_adapter(model, ["default", "b"]), model, "each bring their own whole 'classifier'")
+    refused(lambda: merge(model, ["default", "b"]), model, "each bring their own whole 'classifier'")
 
 
 def test_changing_adapters_while_they_are_disabled():

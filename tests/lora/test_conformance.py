@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 
 import peft
@@ -155,6 +156,8 @@ def test_row_7_merging_one_adapter_uses_its_head_alone():
     set_adapter(model, "a")
     before = logits(model)
     merge(model, "b")
+    with disable_adapters(model):
+        assert torch.equal(logits(model), logits(tiny("bert")))
     assert torch.allclose(logits(model), alone, atol=1e-5)
     unmerge(model)
     assert torch.equal(logits(model), before)
@@ -354,11 +357,10 @@ def test_row_21_gradient_checkpointing_reaches_every_adapter(reentrant, when):
     expected.train()(tokens()).logits.square().mean().backward()
     settings = {"use_reentrant": reentrant}
     if when == "before":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+        model.activation_checkpointing_enable(settings)
     randomize(add_adapter(model, Q))
     if when == "after":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-        model.enable_input_require_grads()  # what transformers asks of anyone who freezes the embedding
+        model.activation_checkpointing_enable(settings)
     model.train()(tokens(), use_cache=False).logits.square().mean().backward()
     for path, parameter in adapter_parameters(model).items():
         assert torch.equal(parameter.grad, adapter_parameters(expected)[path].grad), path
@@ -412,6 +414,24 @@ def test_unmerging_puts_the_very_tensor_back():
     assert [p.data_ptr() for p in model.parameters()] == pointers
 
 
+def test_large_weights_merge_and_come_back_to_the_bit():
+    """From 4 MiB on the merged weight lies in memory of another kind; it must outlive what made it."""
+    torch.manual_seed(0)
+    model = randomize(add_adapter(nn.Sequential(nn.Linear(1024, 1100)), LoraConfig(rank=3)))
+    layer, x = model[0], torch.randn(2, 1024)
+    before, expected, base = model(x), layer.base.weight + layer.delta("default"), layer.base.weight.clone()
+    merge(model)
+    assert torch.allclose(layer.base.weight, expected, atol=1e-5)
+    kept = copy.deepcopy(model)
+    unmerge(model)
+    gc.collect()
+    assert torch.equal(layer.base.weight, base) and torch.equal(model(x), before)
+    plain = merge_and_unload(kept)
+    gc.collect()
+    assert torch.allclose(plain[0].weight, expected, atol=1e-5)
+    assert torch.allclose(plain(x), before, atol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ("Linear", "TransformerEncoderLayer", "Sequential"))
 def test_any_torch_module_can_be_adapted(kind):
     torch.manual_seed(0)
@@ -445,6 +465,15 @@ def test_a_wrapped_layer_still_answers_for_its_base():
     with pytest.raises(AttributeError, match="nonsense"):
         c_attn.nonsense  # noqa: B018
     assert get_config(model) == targeted("gpt2")
+
+
+def test_a_deep_copy_is_of_the_wrapper_even_if_its_base_copies_itself():
+    class CopiesItself(nn.Linear):
+        def __deepcopy__(self, memo):
+            return self
+
+    model = add_adapter(nn.Sequential(CopiesItself(4, 4)), LoraConfig(rank=2))
+    assert type(copy.deepcopy(model)[0]) is LoraLinear
 
 
 def test_generation_and_caching_work_on_an_adapted_model():

@@ -12,7 +12,7 @@ from torch import nn
 
 from lora_lab.adapters import add_adapter
 from lora_lab.config import LoraConfig, first_match, most_specific_first
-from lora_lab.matching import find_targets, is_target, original_modules, shortest_names
+from lora_lab.matching import find_saved, find_targets, is_target, original_modules, shortest_names
 from lora_lab.record import record_of
 from tests.lora.tiny import FAMILIES, tiny, to_peft
 
@@ -33,6 +33,7 @@ KEYS = (
     "foo.whatever.1.bar",
     "foo.whatever.1.x.2.bar",
     "foo.bar.1.baz",
+    "model.layers.0.experts.layers.1.q_proj",
     "blocks.1.foo.bar",
     "encoder.layers.1.q_proj",
     "decoder.blocks.1.q_proj",
@@ -175,6 +176,13 @@ def test_shortest_names_mean_exactly_the_given_paths():
     assert shortest_names(model, some) == some
     found, _ = find_targets(model, LoraConfig(target_modules=tuple(some)))
     assert list(found) == some
+
+
+def test_a_module_inside_one_that_is_saved_whole_is_not_saved_again():
+    model = nn.ModuleDict({"classifier": nn.ModuleDict({"sub_classifier": nn.Linear(4, 2)}), "body": nn.Linear(4, 4)})
+    config = LoraConfig(rank=1, target_modules=("body",), modules_to_save=("classifier",))
+    assert list(find_saved(model, config)) == ["classifier"]
+    assert set(record_of(add_adapter(model, config)).saved) == {"classifier"}
 
 
 class OwnAttention(nn.Module):
