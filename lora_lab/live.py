@@ -188,7 +188,7 @@ def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
         lora, full = sum(cost.lora.values()), sum(cost.full.values())
         finding = (
             f"Rank {chosen['rank']}, alpha {chosen['alpha']:g}: {cost.trainable:,} parameters train "
-            f"({cost.share:.2%} of all), the update is multiplied by {cost.scaling:.3g}. Memory predicted: "
+            f"({cost.share:.2%} of all), and their update is multiplied by {cost.scaling:.3g}. Memory predicted: "
             f"{megabytes(lora)}, {lora / full:.0%} of the {megabytes(full)} that training in full needs."
         )
         return finding, _table(cost)
