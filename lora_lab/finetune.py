@@ -38,11 +38,11 @@ class Defaults:
 DEFAULTS = {
     ("pirate", "lora"): Defaults(lr=5e-3, steps=90),
     ("pirate", "full"): Defaults(lr=1e-3, steps=90),
-    ("code", "lora"): Defaults(lr=1e-2, steps=120),
+    ("code", "lora"): Defaults(lr=5e-3, steps=120),
     ("code", "full"): Defaults(lr=1e-3, steps=120),
     ("query", "lora"): Defaults(lr=6e-3, steps=400),
     ("query", "full"): Defaults(lr=1e-3, steps=300),
-    ("own file", "lora"): Defaults(lr=1e-2, steps=100),
+    ("own file", "lora"): Defaults(lr=5e-3, steps=100),
     ("own file", "full"): Defaults(lr=1e-3, steps=100),
 }
 CHECKED_DURING_TRAINING = 64  # validation examples that choose the best step; all of them count before and after
