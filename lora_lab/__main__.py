@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 
+from lora_lab.plain_errors import plainly
+
 COMMANDS = {
     "doctor": ("lora_lab.doctor", "what this machine has, and what works without the rest"),
     "finetune": ("lora_lab.finetune_command", "fine-tune a language model with LoRA (or in full)"),
@@ -27,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == [name]:  # import only the command that was asked for
             importlib.import_module(module).arguments(sub)
     args = parser.parse_args(argv)
-    return importlib.import_module(COMMANDS[args.command][0]).main(args) or 0
+    return plainly(lambda: importlib.import_module(COMMANDS[args.command][0]).main(args))
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class RowSampler:
         usable = self.story_starts[self.story_starts < len(self.stories) - length]
         for i in range(count):
             if i < story_rows:
-                # A walk through a fixed shuffle, so that every story is seen before one is seen twice.
+                # A walk through a fixed shuffle, about once through all stories before one comes again.
                 number = step * story_rows + i
                 epoch, place = divmod(number, len(usable))
                 order = _permutation(len(usable), seed + epoch)

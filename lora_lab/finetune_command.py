@@ -8,8 +8,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from lora_lab.plain_errors import plainly
-
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
@@ -36,10 +34,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    return plainly(lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     from lora_lab.finetune import finetune
 
     options = vars(args) | {"output": args.output or f"runs/{Path(args.task).stem}-{args.method}"}
@@ -50,6 +44,7 @@ def _run(args: argparse.Namespace) -> None:
         result = finetune(**options)
     if as_json:
         print(json.dumps(result.as_json()), flush=True)
+    return 0
 
 
 def _show_warning(message, category, filename, *_, **__) -> None:

@@ -126,12 +126,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from lora_lab.plain_errors import plainly
-
-    return plainly(lambda: _run(args))
-
-
-def _run(args: argparse.Namespace) -> None:
     if args.adapter is None and args.alpha_scale != 1.0:
         raise ValueError(f"--alpha-scale {args.alpha_scale:g} turns an adapter up or down: name one with --adapter DIR")
     model, tokenizer = models.load(args.model, args.device, args.adapter)
@@ -140,3 +134,4 @@ def _run(args: argparse.Namespace) -> None:
 
         set_scale(model, args.alpha_scale)
     print(generate(model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.seed))
+    return 0

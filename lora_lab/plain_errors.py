@@ -10,10 +10,10 @@ from collections.abc import Callable
 INTERRUPTED = 130  # the status that shells give a program stopped by ^C
 
 
-def plainly(run: Callable[[], None]) -> int:
-    """Call `run`; returns 0, or prints what went wrong to stderr and returns a status above 0."""
+def plainly(run: Callable[[], int | None]) -> int:
+    """Call `run`; returns its status, or prints what went wrong to stderr and returns one above 0."""
     try:
-        run()
+        return run() or 0
     except KeyboardInterrupt as error:
         print(f"stopped. {error}".strip(), file=sys.stderr)
         return INTERRUPTED
@@ -24,7 +24,6 @@ def plainly(run: Callable[[], None]) -> int:
             return 70
         print(f"error: {sentence}", file=sys.stderr)
         return 1
-    return 0
 
 
 def say(error: BaseException) -> str | None:

@@ -27,7 +27,7 @@ LONG_CONTEXT = 512  # one step in eight, so that the model also knows positions 
 TOKENS_PER_STEP = 8192
 WARM_UP_STEPS = 100
 COOL_DOWN = 0.30  # share of the tokens over which the rates fall to zero
-# Rates found on short runs: Muon for the matrices inside the blocks, AdamW for the embedding and the norms.
+# Muon for the matrices inside the blocks, AdamW for the embedding and the norms; usual rates, not tuned here.
 MUON_LR, ADAMW_LR = 0.02, 0.004
 # Books nearer to the held-out one count more. (path fragment, weight of the group)
 BOOK_GROUPS = {"childrens_classics": 0.62, "doyle": 0.08, "english_novels": 0.30}
@@ -146,9 +146,9 @@ def pretrain(
     import torch
     from transformers import AutoTokenizer, LlamaForCausalLM
 
+    corpus = read_corpus(text)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    corpus = read_corpus(text)
     if not (folder / "tokenizer.json").exists():
         train_tokenizer(corpus, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)

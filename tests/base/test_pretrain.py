@@ -82,3 +82,11 @@ def test_the_rate_is_flat_then_falls_to_zero():
     assert pretrain.rate(0.1) == pretrain.rate(1 - pretrain.COOL_DOWN - 1e-9) == 1
     assert pretrain.rate(1 - pretrain.COOL_DOWN / 2) == pytest.approx(0.5)
     assert pretrain.rate(1.0) == 0
+
+
+def test_the_command_names_a_folder_without_stories(tmp_path, capsys):
+    from lora_lab.__main__ import main
+
+    assert main(["pretrain", "--text", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "tinystories.txt" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
