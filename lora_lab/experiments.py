@@ -1,82 +1,37 @@
-"""The sweeps behind the lessons: each is run by one command and recorded with what is needed to run it again.
+"""Recorded results: a file for each sweep, with what is needed to run it again.
 
-`python -m lora_lab sweep NAME` runs one; a lesson reads it with `recorded(NAME)`. Reading needs only the standard
-library: torch is imported when a sweep runs.
+`python -m lora_lab sweep NAME` (`sweeps`) makes one; a lesson reads it with `recorded(NAME)`. Reading needs only the
+standard library.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "assets" / "results"
 HEADER = ("sweep", "about", "command", "seed", "seconds", "machine", "versions", "base_model_sha256", "settings")
 
 
-def dial(seed: int = 0) -> dict:
-    """Train one adapter on pirate stories, then turn its scale from 0 to 2 and record what changes.
-
-    At each scale: loss in nats per token on the task's validation passages and on plain stories (what the base model
-    was trained for), and 60 tokens sampled after each of three prompts, from the same random numbers at every scale.
-    `marker_words` counts the pirate words per 100 in 12 such samples a prompt: three texts are too few to count in.
-    """
-    from lora_lab import adapters, finetune, generate, scoring, tasks
-
-    task = tasks.load_task("pirate", seed=seed)
-    plain = [tasks.Example("", story) for story in tasks.base_stories()]
-    trained = finetune.finetune("base", "pirate", rank=8, alpha=16, seed=seed)
-    model, tokenizer = trained.model, trained.tokenizer
-    rows = []
-    for scale in [quarter / 4 for quarter in range(9)]:
-        adapters.set_scale(model, scale)
-        many = generate.complete(model, tokenizer, task.prompts * 12, max_new_tokens=60, temperature=0.7, seed=seed)
-        rows.append(
-            {
-                "scale": scale,
-                "pirate_loss": scoring.loss(model, tokenizer, task.validation),
-                "story_loss": scoring.loss(model, tokenizer, plain),
-                "marker_words": task.style_score(" ".join(many)),
-                "texts": many[: len(task.prompts)],
-            }
-        )
-    return {
-        "about": "one LoRA adapter trained on pirate stories, its scale turned from 0 (base model) to 2 (twice)",
-        "settings": trained.settings | {"device": model.device.type},
-        "training": {f: getattr(trained, f) for f in ("seconds", "loss_before", "loss_after", "best_step")},
-        "prompts": list(task.prompts),
-        "rows": rows,
-    }
-
-
-SWEEPS: dict[str, Callable[[int], dict]] = {"dial": dial}
-
-
-def run(name: str, seed: int = 0) -> dict:
-    """Run one sweep and put beside its result the machine, versions, command, time and the base model's hash."""
+def provenance(name: str, seed: int, seconds: float, options: str = "") -> dict:
+    """What a result says of its making: command, machine, versions, the base model's hash; seconds of one worker."""
     from lora_lab.models import BASE
 
-    start = time.perf_counter()
-    result = SWEEPS[name](seed)
-    result |= {
+    return {
         "sweep": name,
-        "command": f"python -m lora_lab sweep {name} --seed {seed}",
+        "command": f"python -m lora_lab sweep {name} --seed {seed}{options}",
         "seed": seed,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(seconds, 1),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lora-lab")},
         "base_model_sha256": hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest(),
     }
-    check(result)
-    return result
 
 
 def check(result: dict) -> None:
@@ -124,18 +79,3 @@ def recorded(name: str, folder: Path | None = None) -> dict:
 def column(rows: list[dict], field: str) -> list:
     """One field of every row, in order."""
     return [row[field] for row in rows]
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Which sweep, its seed, and where to write."""
-    parser.add_argument("name", choices=sorted(SWEEPS), help="the sweep to run")
-    parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling (default: 0)")
-    parser.add_argument("--output", type=Path, help="file to write (default: the package's recorded result)")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run the sweep, write it, print one line; returns 0."""
-    result = run(args.name, args.seed)
-    write(result, args.output or FOLDER / f"{args.name}.json")
-    print(f"{args.name}: {len(result['rows'])} rows in {result['seconds']:g} s")
-    return 0

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lora_lab import experiments
+from lora_lab import experiments, sweeps
 
 
 def result(**changes) -> dict:
@@ -76,7 +76,7 @@ def test_a_run_is_recorded_with_all_that_is_needed_to_repeat_it(monkeypatch, tmp
     def toy(seed: int) -> dict:
         return {"about": "a toy", "settings": {}, "rows": [{"drawn": seed + 0.5}]}
 
-    monkeypatch.setitem(experiments.SWEEPS, "toy", toy)
+    monkeypatch.setitem(sweeps.SWEEPS, "toy", toy)
     assert main(["sweep", "toy", "--seed", "3", "--output", str(tmp_path / "toy.json")]) == 0
     made = experiments.recorded("toy", tmp_path)
     assert (made["sweep"], made["seed"], made["rows"]) == ("toy", 3, [{"drawn": 3.5}])
@@ -120,5 +120,5 @@ def test_the_recorded_dial_does_what_the_lesson_says():
 
 def test_recorded_files_are_the_sweeps_there_are():
     names = {path.stem for path in experiments.FOLDER.glob("*.json")}
-    assert names == set(experiments.SWEEPS)
+    assert names == set(sweeps.SWEEPS)
     assert all(json.loads(p.read_text(encoding="utf-8"))["sweep"] == p.stem for p in experiments.FOLDER.glob("*.json"))

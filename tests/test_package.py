@@ -25,7 +25,7 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if not path.
 ORDER = """
     counting lowrank corpus lessons query_language task_files peak_memory plain_errors result doctor render
     layers config matching record report adapters merging peft_format storage variants
-    models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
+    models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments short_runs measurements sweeps
     figures explorers live practice interview
 """.split()
 # Known upward imports, both inside a function: the pretraining command ends by writing the model's card.

@@ -1,0 +1,239 @@
+"""The sweeps behind the lessons: which runs they are made of, in what order, and the command that records them.
+
+A plan's next runs follow from the rows there are (`due`), so a sweep that was cut goes on where it stopped, and each
+setting finds its own learning rate before it is repeated over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lora_lab import experiments, measurements
+from lora_lab.short_runs import Lab, Recipe, Run
+
+RATES = {  # the three tried first; where the best is at an edge, the next one outward is tried too
+    "lora": (4e-3, 8e-3, 1.6e-2),
+    "frozen A": (8e-3, 1.6e-2, 3.2e-2),
+    "full": (5e-4, 1e-3, 2e-3),
+    "last block": (1e-3, 2e-3, 4e-3),
+    "norms": (1e-2, 2e-2, 4e-2),
+}
+OUTWARD = 3  # at most so many rates beyond the first three
+RECIPES = {"pirate": Recipe(50, 8, 80), "code": Recipe(60, 8, 128), "query": Recipe(160, 8, 128)}
+QUICK = {"pirate": Recipe(32, 8, 64)}  # for the explorer's grid of hundreds of runs
+# Twice as wide is twice the parameters at a rank: so these sets have the parameters of rank 4 on everything.
+EQUAL_BUDGET = {
+    "q": "q_proj:38",
+    "v": "v_proj:51",
+    "q, v": "q_proj:20,v_proj:24",
+    "all attention": "q_proj:10,k_proj:12,v_proj:12,o_proj:10",
+    "MLP": "gate_proj:6,up_proj:6,down_proj:7",
+    "all linear": "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep of short runs. groups: the settings, whose lr and seed are filled in.
+
+    rates: None finds each group's best of RATES on the first seed, then runs the other seeds at it; a tuple runs every
+    rate on every seed.
+    """
+
+    about: str
+    groups: tuple[Run, ...]
+    recipes: dict[str, Recipe]
+    seeds: int
+    rates: tuple[float, ...] | None = None
+
+
+def rank_plan(large: bool = False) -> Plan:
+    """Rank on three tasks, and full fine-tuning of the same matrices."""
+    ranks = (1, 2, 4, 8, 16, 32, 64, 128, 256) if large else (1, 2, 4, 8, 16, 64)
+    steps = 4 if large else 1
+    recipes = {task: replace(recipe, steps=steps * recipe.steps) for task, recipe in RECIPES.items()}
+    groups = [_group(f"rank {rank}", task, rank=rank) for task in recipes for rank in ranks]
+    groups += [_group("full", task, "full", rank=0) for task in recipes]
+    about = (
+        "alpha 16, all linear layers; full fine-tuning trains the same matrices; best learning rate for each setting"
+    )
+    return Plan(about, tuple(groups), recipes, seeds=5)
+
+
+def targets_plan(large: bool = False) -> Plan:
+    """Where to put one budget of parameters (Hu et al. 2021, Table 5), and what else so few parameters could be."""
+    groups = [_group(name, "pirate", targets=targets, rank=4) for name, targets in EQUAL_BUDGET.items()]
+    groups += [_group("A random and frozen", "pirate", "frozen A", rank=8)]
+    groups += [_group(f"{method} alone", "pirate", method, rank=0) for method in ("last block", "norms")]
+    recipes = {"pirate": replace(RECIPES["pirate"], steps=240) if large else RECIPES["pirate"]}
+    about = "the parameters of rank 4 on all linear layers, spent on different matrices; and controls"
+    return Plan(about, tuple(groups), recipes, seeds=5)
+
+
+def grid_plan(large: bool = False) -> Plan:
+    """The results explorer's grid: every combination, three seeds."""
+    groups = [
+        _group(
+            f"rank {rank}, alpha/rank {ratio:g}, {targets}", "pirate", targets=targets, rank=rank, alpha=ratio * rank
+        )
+        for targets in ("q_proj,v_proj", "all-linear")
+        for rank in ((1, 2, 4, 8, 16, 32, 64, 128) if large else (1, 4, 16, 64))
+        for ratio in (0.5, 1, 2, 8)
+    ]
+    rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1) if large else (1e-3, 3e-3, 1e-2, 3e-2)
+    return Plan("every combination of rank, alpha/rank, learning rate and targets", tuple(groups), QUICK, 3, rates)
+
+
+def confirm_plan(large: bool = False) -> Plan:
+    """alpha/rank against alpha/sqrt(rank) at rising rank, each over the same learning rates: on a real task."""
+    groups = [
+        replace(_group(f"{'alpha/sqrt(rank)' if rs else 'alpha/rank'}, rank {rank}", "pirate", rank=rank), rslora=rs)
+        for rs in (False, True)
+        for rank in ((1, 4, 16, 64, 256) if large else (1, 8, 64))
+    ]
+    return Plan("alpha 16; which rule keeps the best rate where it is", tuple(groups), QUICK, 3, (2e-3, 4e-3, 8e-3))
+
+
+def _group(label: str, task: str, method: str = "lora", targets: str = "all-linear", rank: int = 8, alpha: float = 16):
+    return Run(label, task, method, targets, rank, float(alpha if rank else 0), lr=0.0, seed=0)
+
+
+PLANS: dict[str, Callable[[bool], Plan]] = {
+    "rank": rank_plan,
+    "targets": targets_plan,
+    "grid": grid_plan,
+    "confirm": confirm_plan,
+}
+SWEEPS: dict[str, Callable[[int], dict]] = dict(measurements.MEASUREMENTS)
+
+
+def due(plan: Plan, rows: Sequence[dict], first_seed: int = 0) -> list[Run]:
+    """The runs that `plan` can do next, given the rows it has; [] when it is complete."""
+    seeds = range(first_seed, first_seed + plan.seeds)
+    runs = []
+    for group in plan.groups:
+        done = {(row["lr"], row["seed"]): row["loss"] for row in rows if (row["task"], row["label"]) == _key(group)}
+        if plan.rates is not None:
+            wanted = [(lr, seed) for lr in plan.rates for seed in seeds]
+        else:
+            wanted = _tuned(RATES[group.method], seeds, done)
+        runs += [replace(group, lr=lr, seed=seed) for lr, seed in wanted if (lr, seed) not in done]
+    return runs
+
+
+def _tuned(rates: Sequence[float], seeds: range, done: dict) -> list[tuple[float, int]]:
+    """(rate, seed) pairs: first the rates on one seed, outward while the best is at an edge, then the other seeds."""
+    losses = {lr: loss for (lr, seed), loss in done.items() if seed == seeds[0]}
+    if missing := [(lr, seeds[0]) for lr in rates if lr not in losses]:
+        return missing
+    best = best_rate(losses)
+    beyond = {min(losses): best / 2, max(losses): best * 2}.get(best)
+    if beyond is not None and len(losses) < len(rates) + OUTWARD:
+        return [(beyond, seeds[0])]
+    return [(best, seed) for seed in seeds]
+
+
+def best_rate(losses: dict[float, float | None]) -> float:
+    """The rate with the lowest loss; None, a diverged run, is worse than any number."""
+    return min(losses, key=lambda lr: (losses[lr] is None, losses[lr]))
+
+
+def best_rows(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """(task, label) -> the rows at its best learning rate (the one that every seed was run at), by seed."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["label"]), []).append(row)
+    for key, group in groups.items():
+        rates = [row["lr"] for row in group]
+        lr = max(set(rates), key=rates.count)
+        groups[key] = sorted((row for row in group if row["lr"] == lr), key=lambda row: row["seed"])
+    return groups
+
+
+def _key(run: Run) -> tuple[str, str]:
+    return run.task, run.label
+
+
+@functools.cache
+def _lab(threads: int | None) -> Lab:
+    if threads:
+        torch.set_num_threads(threads)
+    return Lab("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def one(run: Run, recipe: Recipe, threads: int | None = None) -> dict:
+    """One row, by this process's own copy of the model."""
+    return _lab(threads).run(run, recipe)
+
+
+def run_plan(name: str, plan: Plan, output: Path, seed: int = 0, workers: int = 1, options: str = "") -> dict:
+    """Run what `plan` lacks, keeping each row as it comes in a .partial file beside `output`; the complete result.
+
+    A .partial file of other settings or another base model is refused with ValueError: move it away to start anew.
+    """
+    partial = output.with_suffix(".partial")
+    settings = {task: asdict(recipe) for task, recipe in plan.recipes.items()}
+    head = {"about": plan.about, "settings": settings} | experiments.provenance(name, seed, 0, options)
+    rows = []
+    if partial.exists():
+        old = json.loads(partial.read_text(encoding="utf-8"))
+        for field in ("settings", "base_model_sha256", "seed"):
+            if old[field] != head[field]:
+                raise ValueError(f"{partial.name} is of a run with another {field}: move it away to start anew")
+        head, rows = {field: value for field, value in old.items() if field != "rows"}, old["rows"]
+    if "before" not in head:
+        lab = _lab(1 if workers > 1 else None)
+        head["before"] = {task: lab.measure(task, recipe) for task, recipe in plan.recipes.items()}
+    running: dict = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while runs := due(plan, rows, seed):
+            for run in runs:
+                if len(running) < 2 * workers and run not in running.values():
+                    threads = 1 if workers > 1 else None
+                    running[pool.submit(one, run, plan.recipes[run.task], threads)] = run
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                rows.append(future.result())
+                print(f"{len(rows)}: {rows[-1]['label']}, lr {rows[-1]['lr']:g}: {rows[-1]['loss']}", flush=True)
+            head["seconds"] = round(sum(row["seconds"] for row in rows), 1)
+            experiments.write(head | {"rows": rows}, partial)
+    order = {_key(group): i for i, group in enumerate(plan.groups)}
+    rows.sort(key=lambda row: (order[row["task"], row["label"]], row["lr"], row["seed"]))
+    partial.unlink()
+    return head | {"rows": rows}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Which sweep, its seed, how wide, by how many processes, and where to write."""
+    parser.add_argument("name", choices=sorted([*PLANS, *SWEEPS]), help="the sweep to run")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed of training and sampling (default: 0)")
+    parser.add_argument("--large", action="store_true", help="wider grids and longer runs, for a GPU")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="runs at a time, one thread each (default: 1, all threads)"
+    )
+    parser.add_argument("--output", type=Path, help="file to write (default: the package's recorded result)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the sweep, or go on with it, write it, print one line; returns 0."""
+    large = args.large and args.name in PLANS
+    output = args.output or experiments.FOLDER / f"{args.name}{'_large' * large}.json"
+    if args.name in PLANS:
+        plan = PLANS[args.name](args.large)
+        workers = max(1, min(args.workers, os.cpu_count() or 1))
+        result = run_plan(args.name, plan, output, args.seed, workers, " --large" * large)
+    else:
+        result = measurements.record(args.name, args.seed)
+    experiments.write(result, output)
+    print(f"{args.name}: {len(result['rows'])} rows in {result['seconds']:g} s")
+    return 0
