@@ -6,13 +6,19 @@ standard library.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FOLDER = Path(__file__).parent / "assets" / "results"
 HEADER = ("sweep", "about", "command", "seed", "seconds", "machine", "versions", "base_model_sha256", "settings")
@@ -79,3 +85,28 @@ def recorded(name: str, folder: Path | None = None) -> dict:
 def column(rows: list[dict], field: str) -> list:
     """One field of every row, in order."""
     return [row[field] for row in rows]
+
+
+def best_rate(losses: dict[float, float | None]) -> float:
+    """The rate with the lowest loss; None, a diverged run, is worse than any number."""
+    return min(losses, key=lambda lr: (losses[lr] is None, losses[lr]))
+
+
+def best_rows(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
+    """(task, label) -> the rows at its best learning rate (the one that every seed was run at), by seed."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["task"], row["label"]), []).append(row)
+    for key, group in groups.items():
+        rates = [row["lr"] for row in group]
+        lr = max(set(rates), key=rates.count)
+        groups[key] = sorted((row for row in group if row["lr"] == lr), key=lambda row: row["seed"])
+    return groups
+
+
+def matrix(stored: dict) -> NDArray:
+    """A matrix that a result carries as {"shape": [out, in], "float16": base 64}: [out, in], as float64."""
+    import numpy as np
+
+    flat = np.frombuffer(base64.b64decode(stored["float16"]), dtype="<f2")
+    return flat.astype(np.float64).reshape(stored["shape"])

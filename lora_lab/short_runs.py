@@ -34,6 +34,10 @@ class Recipe:
     length: int
 
 
+RECIPES = {"pirate": Recipe(50, 8, 80), "code": Recipe(60, 8, 128), "query": Recipe(160, 8, 128)}
+QUICK = {"pirate": Recipe(32, 8, 64)}  # for the explorer's grid of hundreds of runs
+
+
 @dataclass(frozen=True)
 class Run:
     """What one run is. targets: "all-linear", or names with commas between; "q_proj:10" gives a name a rank of its own.

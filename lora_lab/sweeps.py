@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from lora_lab import experiments, measurements
-from lora_lab.short_runs import Lab, Recipe, Run
+from lora_lab.short_runs import QUICK, RECIPES, Lab, Recipe, Run
 
 RATES = {  # the three tried first; where the best is at an edge, the next one outward is tried too
     "lora": (4e-3, 8e-3, 1.6e-2),
@@ -29,9 +29,7 @@ RATES = {  # the three tried first; where the best is at an edge, the next one o
     "norms": (1e-2, 2e-2, 4e-2),
 }
 OUTWARD = 3  # at most so many rates beyond the first three
-RECIPES = {"pirate": Recipe(50, 8, 80), "code": Recipe(60, 8, 128), "query": Recipe(160, 8, 128)}
-QUICK = {"pirate": Recipe(32, 8, 64)}  # for the explorer's grid of hundreds of runs
-# Twice as wide is twice the parameters at a rank: so these sets have the parameters of rank 4 on everything.
+# A name's rank stands after it. Each set has 116,736 parameters in all, as rank 4 on everything has (v alone: 117,504).
 EQUAL_BUDGET = {
     "q": "q_proj:38",
     "v": "v_proj:51",
@@ -136,28 +134,11 @@ def _tuned(rates: Sequence[float], seeds: range, done: dict) -> list[tuple[float
     losses = {lr: loss for (lr, seed), loss in done.items() if seed == seeds[0]}
     if missing := [(lr, seeds[0]) for lr in rates if lr not in losses]:
         return missing
-    best = best_rate(losses)
+    best = experiments.best_rate(losses)
     beyond = {min(losses): best / 2, max(losses): best * 2}.get(best)
     if beyond is not None and len(losses) < len(rates) + OUTWARD:
         return [(beyond, seeds[0])]
     return [(best, seed) for seed in seeds]
-
-
-def best_rate(losses: dict[float, float | None]) -> float:
-    """The rate with the lowest loss; None, a diverged run, is worse than any number."""
-    return min(losses, key=lambda lr: (losses[lr] is None, losses[lr]))
-
-
-def best_rows(rows: Sequence[dict]) -> dict[tuple[str, str], list[dict]]:
-    """(task, label) -> the rows at its best learning rate (the one that every seed was run at), by seed."""
-    groups: dict[tuple[str, str], list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["task"], row["label"]), []).append(row)
-    for key, group in groups.items():
-        rates = [row["lr"] for row in group]
-        lr = max(set(rates), key=rates.count)
-        groups[key] = sorted((row for row in group if row["lr"] == lr), key=lambda row: row["seed"])
-    return groups
 
 
 def _key(run: Run) -> tuple[str, str]:
