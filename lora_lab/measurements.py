@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lora_lab import experiments, lowrank
+from lora_lab import experiments, lowrank, teacher_student
 from lora_lab.layers import LoraLinear
 from lora_lab.short_runs import RECIPES, Lab, Run
 
@@ -162,8 +162,8 @@ def adapters(seed: int = 0) -> dict:
                 | {"intruders": len(lowrank.intruders(weight, update, top=10, threshold=0.5))}
             )
     return {
-        "about": "Frobenius norms of W and of the update, and of W where the update's leading directions point (there), where "
-        "its own do (most), where random ones do (by_chance); new directions among the first ten of W + dW",
+        "about": "Frobenius norms of W and of the update; there, most, by_chance: W where the update's first "
+        "directions point, where its own do, where random ones do; intruders: new directions among the first ten of W + dW",
         "settings": {"same_runs_as": "rank", "task": "pirate"},
         "rows": rows,
     }
@@ -217,6 +217,7 @@ MEASUREMENTS: dict[str, Callable[[int], dict]] = {
     "truncation": truncation,
     "subspaces": subspaces,
     "adapters": adapters,
+    "scaling": teacher_student.scaling,
 }
 
 

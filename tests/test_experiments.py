@@ -120,5 +120,9 @@ def test_the_recorded_dial_does_what_the_lesson_says():
 
 def test_recorded_files_are_the_sweeps_there_are():
     names = {path.stem for path in experiments.FOLDER.glob("*.json")}
-    assert names == set(sweeps.SWEEPS)
-    assert all(json.loads(p.read_text(encoding="utf-8"))["sweep"] == p.stem for p in experiments.FOLDER.glob("*.json"))
+    assert names == {*sweeps.PLANS, *sweeps.SWEEPS}
+    for name in names:
+        result = experiments.recorded(name)  # which checks its header and rows
+        assert result["sweep"] == name and result["command"] == f"python -m lora_lab sweep {name} --seed 0"
+        assert result["base_model_sha256"] == experiments.recorded("dial")["base_model_sha256"]
+        assert (experiments.FOLDER / f"{name}.json").stat().st_size < 400_000, "small files only"
