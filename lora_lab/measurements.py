@@ -163,7 +163,7 @@ def adapters(seed: int = 0) -> dict:
             )
     return {
         "about": "Frobenius norms of W and of the update; there, most, by_chance: W where the update's first "
-        "directions point, where its own do, where random ones do; intruders: new directions among the first ten of W + dW",
+        "directions point, where its own do, where random ones do; intruders: new among the first ten of W + dW",
         "settings": {"same_runs_as": "rank", "task": "pirate"},
         "rows": rows,
     }

@@ -8,10 +8,12 @@ float64, with gradients in closed form. Plain matrices and numpy: no layer, no t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from lora_lab import lowrank
 
 RULES: dict[str, Callable[[float, int], float]] = {  # what B A is multiplied by; all agree at rank 1
     "alpha/r": lambda alpha, rank: alpha / rank,  # Hu et al. 2021, section 4.1
@@ -22,6 +24,13 @@ OPTIMIZERS = ("sgd", "adam")
 SPECTRA = ("flat", "power law")
 INPUTS = ("white", "anisotropic")
 DIVERGED = 1e6  # the loss starts at 1
+
+# The recorded sweep. Small steps, to see how fast each rule sets out; then whole runs, over a range of rates.
+SEEDS = 5
+EARLY_RATE = {"sgd": 0.1, "adam": 1e-4}
+EARLY_RANKS, EARLY_STEPS = tuple(2**k for k in range(9)), (1, 10)
+RATES = {"sgd": tuple(2.0**k for k in range(-4, 10)), "adam": tuple(2.0**k for k in range(-10, 4))}
+RANKS, STEPS = (1, 4, 16, 64), 100
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,8 @@ class Problem:
 
     def floor(self, rank: int) -> float:
         """The least loss that any update of rank `rank` can have: Eckart-Young, with the inputs as the measure."""
-        tail = np.linalg.svd(self.update * np.sqrt(self.variances), compute_uv=False)[rank:]
-        return float((tail**2).sum() / len(self.update))
+        seen = self.update * np.sqrt(self.variances)
+        return lowrank.eckart_young(seen, min(rank, *seen.shape), relative=True) ** 2
 
 
 def problem(width: int = 32, rank: int = 4, spectrum: str = "flat", inputs: str = "white", seed: int = 0) -> Problem:
@@ -120,3 +129,46 @@ def _known(**given: tuple[str, object]) -> None:
     for name, (value, known) in given.items():
         if value not in known:
             raise ValueError(f"{name} {value!r} is none of: {', '.join(known)}")
+
+
+def scaling(seed: int = 0) -> dict:
+    """The sweep "scaling": each rule and optimizer over ranks; about 15 seconds.
+
+    Rows of part "early": one small rate, 1 and 10 steps, how fast each rule sets out. Rows of part "trained": 100
+    steps at each of many rates. `loss` is the mean over five seeds, each with its own teacher and start, `low` and
+    `high` the best and the worst of them; None where any diverged.
+    """
+    early = [problem(256, 64, seed=s) for s in range(seed, seed + SEEDS)]
+    trained = [problem(64, 64, "power law", seed=s) for s in range(seed, seed + SEEDS)]
+    rows = []
+    for rule in RULES:
+        for optimizer in OPTIMIZERS:
+            runs = [("early", early, 1.0, rank, EARLY_RATE[optimizer], EARLY_STEPS) for rank in EARLY_RANKS]
+            runs += [("trained", trained, 4.0, rank, lr, (STEPS,)) for rank in RANKS for lr in RATES[optimizer]]
+            for part, tasks, alpha, rank, lr, marks in runs:
+                setting = {"part": part, "rule": rule, "optimizer": optimizer, "rank": rank, "alpha": alpha, "lr": lr}
+                curves = [
+                    train(task, rank, alpha, lr, max(marks), rule, optimizer, seed=seed + i)
+                    for i, task in enumerate(tasks)
+                ]
+                rows += [setting | {"steps": steps} | _spread([curve[steps] for curve in curves]) for steps in marks]
+    return {
+        "about": "scaling rule x optimizer x rank on the teacher-student problem, whose loss is 1 before training",
+        "settings": {
+            "early": "256 inputs and outputs, white; a teacher with 64 equal singular values",
+            "trained": "64 inputs and outputs, white; a teacher with singular values 1, 1/2 ... 1/64",
+            "seeds": SEEDS,
+        },
+        "rows": rows,
+    }
+
+
+def _spread(losses: Sequence[float]) -> dict[str, float | None]:
+    if not max(losses) < DIVERGED:
+        return dict.fromkeys(("loss", "low", "high"))
+    return {"loss": float(np.mean(losses)), "low": float(min(losses)), "high": float(max(losses))}
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The power with which y grows in x: the slope of the straight line through both logarithms (least squares)."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
