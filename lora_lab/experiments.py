@@ -61,7 +61,9 @@ def write(result: dict, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        part.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        head = json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1, ensure_ascii=False)
+        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in result["rows"])  # one line each
+        part.write_text(f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n', encoding="utf-8")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
