@@ -112,7 +112,6 @@ PLANS: dict[str, Callable[[bool], Plan]] = {
     "grid": grid_plan,
     "confirm": confirm_plan,
 }
-SWEEPS: dict[str, Callable[[int], dict]] = dict(measurements.MEASUREMENTS)
 
 
 def due(plan: Plan, rows: Sequence[dict], first_seed: int = 0) -> list[Run]:
@@ -196,7 +195,7 @@ def run_plan(name: str, plan: Plan, output: Path, seed: int = 0, workers: int = 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep, its seed, how wide, by how many processes, and where to write."""
-    parser.add_argument("name", choices=sorted([*PLANS, *SWEEPS]), help="the sweep to run")
+    parser.add_argument("name", choices=sorted([*PLANS, *measurements.MEASUREMENTS]), help="the sweep to run")
     parser.add_argument("--seed", type=int, default=0, help="the first seed of training and sampling (default: 0)")
     parser.add_argument("--large", action="store_true", help="wider grids and longer runs, for a GPU")
     parser.add_argument(
