@@ -23,10 +23,13 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if not path.
 
 # A module imports only from those above it. A new module takes its place here, and in README's map where it is in it.
 ORDER = """
-    counting lowrank teacher_student corpus lessons query_language task_files peak_memory plain_errors result doctor render
+    counting lowrank teacher_student corpus lessons query_language task_files peak_memory plain_errors result
+    doctor render
     layers config matching record report adapters merging peft_format storage variants
-    models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments short_runs measurements sweeps
-    figures explorer explore_results explore_calculator explore_svd explore_diagram explore_dial explore_training
+    models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
+    short_runs measurements sweeps
+    figures figures_results figures_scaling explorer explore_results explore_calculator explore_svd
+    explore_diagram explore_dial explore_training
     explorers live practice interview
 """.split()
 # Known upward imports, both inside a function: the pretraining command ends by writing the model's card.
