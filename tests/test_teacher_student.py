@@ -162,7 +162,7 @@ def test_the_recorded_sweep_is_what_the_code_gives_and_shows_the_slopes():
 
 
 def test_the_sweep_has_every_combination_once(monkeypatch):
-    monkeypatch.setattr("lora_lab.teacher_student.train", lambda *how, seed: np.full(how[3] + 1, float(how[1] < 64)))
+    monkeypatch.setattr("lora_lab.teacher_student.train", lambda *how, seed: np.full(how[4] + 1, float(how[1] < 64)))
     result = scaling()
     keys = [tuple(row[k] for k in ("part", "rule", "optimizer", "rank", "lr", "steps")) for row in result["rows"]]
     assert len(keys) == len(set(keys)) == len(experiments.recorded("scaling")["rows"])
