@@ -97,9 +97,9 @@ def confirm_plan(large: bool = False) -> Plan:
     groups = [
         replace(_group(f"{'alpha/sqrt(rank)' if rs else 'alpha/rank'}, rank {rank}", "pirate", rank=rank), rslora=rs)
         for rs in (False, True)
-        for rank in ((1, 4, 16, 64, 256) if large else (1, 8, 64))
+        for rank in ((1, 4, 16, 64, 256) if large else (4, 64))
     ]
-    return Plan("alpha 16; which rule keeps the best rate where it is", tuple(groups), QUICK, 3, (2e-3, 4e-3, 8e-3))
+    return Plan("alpha 16; which rule keeps the best rate where it is", tuple(groups), QUICK, 3, (4e-3, 8e-3))
 
 
 def _group(label: str, task: str, method: str = "lora", targets: str = "all-linear", rank: int = 8, alpha: float = 16):
