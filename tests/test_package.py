@@ -28,7 +28,8 @@ ORDER = """
     layers config matching record report adapters merging peft_format storage variants
     models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
     short_runs measurements sweeps
-    figures figures_lowrank figures_results figures_scaling explorer explore_results explore_calculator explore_svd
+    figures figures_lowrank figures_results figures_scaling figures_counting explorer explore_results explore_calculator
+    explore_svd
     explore_diagram explore_dial explore_training
     explorers live practice interview
 """.split()
