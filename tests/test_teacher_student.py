@@ -36,6 +36,12 @@ def by_torch(task, rank, scale, lr, steps, optimizer, seed, lr_b, init, weight_d
     return losses
 
 
+def test_the_three_rules():
+    factors = {name: rule(16, 8) for name, rule in RULES.items()}
+    assert factors == {"alpha/r": 2.0, "alpha/sqrt(r)": pytest.approx(5.657, abs=1e-3), "alpha": 16}
+    assert {rule(16, 1) for rule in RULES.values()} == {16}
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     rank=st.sampled_from([1, 3, 16]),
@@ -106,6 +112,7 @@ def test_a_run_that_diverges_ends_in_inf_and_one_seed_gives_one_curve():
     losses = train(task, 4, 64.0, 10.0, 50, optimizer="sgd")
     first = np.flatnonzero(np.isinf(losses))[0]
     assert 1 < first < 50 and np.isinf(losses[first:]).all() and np.isfinite(losses[:first]).all()
+    assert (losses[np.isfinite(losses)] > 1e6).sum() == 1
     assert np.array_equal(train(task, seed=3), train(task, seed=3))
     assert not np.array_equal(train(task, seed=3), train(task, seed=4))
 
