@@ -94,7 +94,7 @@ def projection(weight: ArrayLike, directions: ArrayLike, rank: int) -> float:
     shapes differ or beyond the rank of `directions`. Source: Hu et al. 2021, 7.3 (there V^T is this V).
     """
     weight = _matrix(weight, "weight")
-    directions = _like(weight, directions, "directions")
+    _like(weight, directions, "directions")
     u = _leading(directions, rank, "left", "directions")
     v = _leading(directions, rank, "right", "directions")
     return float(np.linalg.norm(u.T @ weight @ v))
@@ -116,15 +116,15 @@ def intruders(
     """Which of the `top` leading singular vectors of W + dW are new to W: their numbers, counted from 1.
 
     New: the largest |cosine| with any singular vector of W is below `threshold`. Where W has singular values that are
-    equal, its vectors are arbitrary and the count means little. ValueError if the shapes differ or for a `top` outside
-    1 to min(out, in). Source: Shuttleworth et al. 2024 (arXiv 2410.21228), "intruder dimensions".
+    equal, its vectors are arbitrary and the count means little. ValueError if the shapes differ or for a `top` beyond
+    the rank of W + dW. Source: Shuttleworth et al. 2024 (arXiv 2410.21228), "intruder dimensions".
     """
     weight = _matrix(weight, "weight")
     update = _like(weight, update, "update")
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold is a cosine, above 0 and at most 1, got {threshold}")
-    before = _vectors(weight, side)[0]
-    after = _vectors(weight + update, side)[0][:, : _whole(top, "top", min(weight.shape))]
+    before = _vectors(weight, side, "weight")
+    after = _leading(weight + update, top, side, "weight + update")
     nearest = np.abs(before.T @ after).max(axis=0)
     return [int(n) + 1 for n in np.flatnonzero(nearest < threshold)]
 
@@ -189,23 +189,23 @@ def _nonzero_values(matrix: NDArray) -> NDArray:
     return s / s[0]  # only ratios are asked for; so squares of tiny or huge values neither vanish nor overflow
 
 
-def _vectors(matrix: NDArray, side: Side) -> tuple[NDArray, NDArray]:
-    """Singular vectors of that side in columns, and the singular values."""
+def _vectors(matrix: ArrayLike, side: Side, name: str) -> NDArray:
+    """Singular vectors of that side, in columns; those of singular values that are zero are arbitrary and left out."""
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-    u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return (u if side == "left" else vt.T), s
+    dtype = np.asarray(matrix).dtype  # a product rounded in float32 has a noise that float64 would take for rank
+    epsilon = np.finfo(dtype if np.issubdtype(dtype, np.floating) else float).eps
+    u, s, vt = np.linalg.svd(_matrix(matrix, name), full_matrices=False)
+    if not s[0]:
+        raise ValueError(f"{name} is all zeros: it points nowhere")
+    present = s > s[0] * max(u.shape[0], vt.shape[1]) * epsilon  # as numpy.linalg.matrix_rank decides
+    return (u if side == "left" else vt.T)[:, present]
 
 
 def _leading(matrix: ArrayLike, count: int, side: Side, name: str) -> NDArray:
-    """The first `count` singular vectors, in columns; refused where they belong to singular values that are zero."""
-    given = np.asarray(matrix)
-    epsilon = np.finfo(given.dtype if np.issubdtype(given.dtype, np.floating) else float).eps
-    vectors, s = _vectors(_matrix(matrix, name), side)
-    rank = int((s > s[0] * max(given.shape) * epsilon).sum())  # as numpy.linalg.matrix_rank counts
-    if not rank:
-        raise ValueError(f"{name} is all zeros: it points nowhere")
-    return vectors[:, : _whole(count, f"directions of {name} (rank {rank})", rank)]
+    vectors = _vectors(matrix, side, name)
+    rank = vectors.shape[1]
+    return vectors[:, : _whole(count, f"singular vectors of {name} (rank {rank})", rank)]
 
 
 def _roots(second_moment: ArrayLike, width: int) -> tuple[NDArray, NDArray]:

@@ -1,0 +1,102 @@
+"""Exercises: a lesson runs with its stubs as they are, the folded solution passes its check, and wrong answers do not.
+
+An exercise is a code cell tagged "exercise", the code cell after it, which checks, and the first Python block of the
+`<details>` titled "Solution" below, which stands in for the stub.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SOLUTION = re.compile(r"<summary>Solution.*?</summary>.*?```python\n(.*?)```", re.DOTALL)
+
+# What learners really answer, by lesson and exercise: each must be turned away.
+WRONG = {
+    "01": {
+        0: ["b1, a1 = np.array([0, 2, 0]), W[1]", "b1, a1 = np.ones(3), W[1]", "b1, a1 = W[1], np.array([0, 1, 0])"],
+        1: [
+            "def work(o, i, r): return r * (o + i), o * i",
+            "def work(o, i, r): return r * o * i, o * r * i + o * i",
+            "def work(o, i, r): return r * (o + i), o * r * i",
+        ],
+        2: [
+            "def adapter_pages(o, i, r): return r, r",
+            "def adapter_pages(o, i, r): return r, r * i / o",
+            "def adapter_pages(o, i, r): return r * o / i, r",
+        ],
+        3: [
+            "def to_peft(a, b): return a, b",
+            "def to_peft(a, b): return b.T, a.T",
+            "def to_peft(a, b): return a.reshape(2, 4), b.reshape(3, 2)",
+        ],
+    },
+    "02": {
+        0: [
+            "def add(A1, B1, A2, B2): return np.vstack([A1, A2]), np.hstack([B2, B1])",
+            "def add(A1, B1, A2, B2): return A1, B1",
+            "def add(A1, B1, A2, B2): return np.vstack([A1, A2[:2]]), np.hstack([B1, B2[:, :2]])",
+        ],
+        1: [
+            "def rank_for(v, share): return int(np.argmax(np.cumsum(v) / v.sum() >= share)) + 1",
+            "def rank_for(v, share): return int(np.argmax(np.cumsum(v**2) / (v**2).sum() >= share))",
+            "def rank_for(v, share): return int((np.cumsum(v**2) / (v**2).sum() <= share).sum())",
+        ],
+        2: [
+            "def best_on_data(change, variance, rank): return cut(change, rank)",
+            "def best_on_data(change, variance, rank): return cut(change * np.sqrt(variance), rank)",
+            "def best_on_data(change, variance, rank): return cut(change * variance, rank) / variance",
+            "def best_on_data(change, variance, rank): return change",
+        ],
+        3: ["needed = 64", "needed = 4", "needed = 6", "needed = 1"],
+    },
+}
+
+
+def exercises(path):
+    """Number, position of the stub, and solution, of each exercise in the notebook; and the notebook's cells."""
+    cells = nbformat.read(path, as_version=4).cells
+    found = []
+    for at, cell in enumerate(cells):
+        if "exercise" in cell.metadata.get("tags", []):
+            below = "\n".join(c.source for c in cells[at + 1 : at + 5] if c.cell_type == "markdown")
+            solution = SOLUTION.search(below)
+            assert solution, f"{path.stem}: no folded solution under the stub {cell.source!r}"
+            found.append((at, solution.group(1)))
+    return cells, found
+
+
+LESSONS = [path for path in NOTEBOOKS if exercises(path)[1]]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_solutions_pass_their_checks_and_wrong_answers_do_not(path, capsys, monkeypatch):
+    """One run of the lesson, in order; at each exercise stub, wrong answers, then the solution."""
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kwargs: None)
+    cells, found = exercises(path)
+    assert len(found) >= 4
+    wrong, names = WRONG.get(path.stem[:2], {}), {"__name__": "lesson"}
+    numbers = {at: number for number, (at, _) in enumerate(found)}
+    skip = None
+    for at, cell in enumerate(cells):
+        if cell.cell_type != "code" or at == skip:
+            continue
+        if at not in numbers:
+            exec(compile(cell.source, f"{path.stem}[{at}]", "exec"), names)
+            continue
+        number = numbers[at]
+        skip = next(i for i in range(at + 1, len(cells)) if cells[i].cell_type == "code")
+        check = compile(cells[skip].source, f"{path.stem}[{skip}]", "exec")
+        for answer in wrong.get(number, []):
+            exec(answer, names)
+            with pytest.raises(AssertionError):
+                exec(check, names)
+        for answer, says in ((cell.source, "yours to answer"), (found[number][1], "Right")):
+            exec(answer, names)
+            capsys.readouterr()
+            exec(check, names)
+            assert says in capsys.readouterr().out, (number, says)
