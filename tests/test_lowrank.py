@@ -90,6 +90,8 @@ def test_known_spectra():
     assert energy(values) == pytest.approx(np.array([16, 25, 29, 30]) / 30)
     assert eckart_young(values, 2) == pytest.approx(5**0.5) and eckart_young(values, 2, "spectral") == pytest.approx(2)
     assert [lowrank.rank_for_energy(np.eye(10), share) for share in (0.1, 0.3, 0.9, 0.91, 1)] == [1, 3, 9, 10, 10]
+    for seed in range(20):  # ten values alike but for rounding, which must not cost a rank
+        assert lowrank.rank_for_energy(orthogonal(seed, 10), 0.3) == 3
     assert lowrank.effective_rank(np.eye(7)) == pytest.approx(7)
     assert lowrank.effective_rank(np.outer([1, 2], [3, 4, 5])) == pytest.approx(1)
     # by hand: p = 3/4, 1/4
