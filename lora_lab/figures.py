@@ -152,23 +152,28 @@ def cues(i: int) -> dict:
     }
 
 
+def table(rows: Sequence[Mapping[str, object]], caption: str = "") -> str:
+    """Rows (column -> value) as an HTML table, its text escaped. Raises ValueError if there is no row."""
+    if not rows:
+        raise ValueError("rows is empty: a table needs at least one row")
+    style = ' style="text-align: left; vertical-align: top"'
+    lines = ["<table>", f"<caption>{html.escape(caption)}</caption>"] if caption else ["<table>"]
+    lines.append("<tr>" + "".join(f'<th scope="col"{style}>{html.escape(name)}</th>' for name in rows[0]) + "</tr>")
+    for row in rows:
+        lines.append("<tr>" + "".join(f"<td{style}>{html.escape(str(row[name]))}</td>" for name in rows[0]) + "</tr>")
+    return "\n".join([*lines, "</table>"])
+
+
 def show_table(rows: Sequence[Mapping[str, object]], caption: str = "") -> None:
     """Display rows (column -> value) as a real table: read by screen readers, by GitHub and, as text, in a terminal.
 
     Text is escaped, so what a model wrote is shown as it is. Raises ValueError if there is no row.
     """
-    if not rows:
-        raise ValueError("rows is empty: a table needs at least one row")
+    data = {"text/html": table(rows, caption)}
     from IPython.display import display
 
-    head = list(rows[0])
-    cells = [[str(row[column]) for column in head] for row in rows]
-    style = ' style="text-align: left; vertical-align: top"'
-    lines = ["<table>", f"<caption>{html.escape(caption)}</caption>"] if caption else ["<table>"]
-    lines.append("<tr>" + "".join(f'<th scope="col"{style}>{html.escape(name)}</th>' for name in head) + "</tr>")
-    lines += ["<tr>" + "".join(f"<td{style}>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells]
-    plain = "\n".join(" | ".join(row) for row in [head, *cells])
-    display({"text/html": "\n".join([*lines, "</table>"]), "text/plain": plain}, raw=True)
+    cells = [list(rows[0]), *([str(row[name]) for name in rows[0]] for row in rows)]
+    display(data | {"text/plain": "\n".join(" | ".join(row) for row in cells)}, raw=True)
 
 
 @in_style

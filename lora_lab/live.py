@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lora_lab import counting, explorers, figures, finetune, models, tasks
+from lora_lab import counting, explorer, figures, finetune, models, tasks
 from lora_lab.result import megabytes
 
 BUCKETS = ("weights", "gradients", "optimizer", "activations", "logits")
@@ -162,7 +162,7 @@ def _short(number: int) -> str:
     return str(number)
 
 
-def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
+def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
     """Model, task, rank and alpha by widgets, beside a picture of what they cost; each move writes into `settings`.
 
     `settings` has the keys model, task, rank and alpha, and is what the chooser starts from: pass it on with
@@ -194,7 +194,7 @@ def chooser(settings: MutableMapping[str, Any]) -> explorers.Explorer:
         return finding, _table(cost)
 
     summary = "LoRA beside training in full: how many parameters train, and what fills the memory at its peak."
-    return explorers.Explorer(figure, controls, move, summary)
+    return explorer.Explorer(figure, controls, move, summary)
 
 
 def _table(cost: Plan) -> str:

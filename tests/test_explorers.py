@@ -1,117 +1,251 @@
-"""Explorers: moving a control changes the picture, the finding and the text, each without a new figure."""
+"""What all explorers share: one figure, one picture, controls that cannot be wrong, and a door to each."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 
+import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
 
-from lora_lab import experiments, explorers, figures
+from lora_lab import explorer, explorers, figures
+from lora_lab.explorer import Explorer, compare, menu, slider, stops
 
 
-@pytest.fixture
-def dial(monkeypatch, tmp_path):
-    """The alpha dial over made-up numbers, so that these tests do not depend on what was recorded."""
-    rows = [
-        {
-            "scale": i / 4,
-            "pirate_loss": 4 - i / 8,
-            "story_loss": 2 + i / 8,
-            "marker_words": 2.0 * i,
-            "texts": [f" a <b>cat</b> {i}", f", ye be {i}", f" th' dog {i}"],
-        }
-        for i in range(9)
-    ]
-    header = {field: "x" for field in experiments.HEADER}
-    experiments.write(header | {"prompts": ["Once", "One day", "The old"], "rows": rows}, tmp_path / "dial.json")
-    monkeypatch.setattr(experiments, "FOLDER", tmp_path)
-    return explorers.alpha_dial()
+def small(power=2, x=4, lock=None, move=None):
+    """A dot on a line: power chooses the line, x the place on it, and the colour changes nothing but a word."""
+    figure, (axes,) = figures.new_figure(4, 2.5)
+    axes.set(xlim=(0, 8), ylim=(0, 64))
+    (dot,) = axes.plot([], [], "o", animated=True)
+
+    def follow(power: int, x: float, colour: str) -> tuple[str, str]:
+        dot.set_data([x], [x**power])
+        return f"{x:g} to the power {power} is {x**power:g} <{colour}>.", figures.table([{"x": x, "y": x**power}])
+
+    controls = {
+        "power": stops("power", "no unit", [1, 2, 4], power),
+        "x": slider("place", "cm", 0.0, 8.0, x, 0.5),
+        "colour": menu("colour", [("rot", "red"), ("blau", "blue")], "red"),
+    }
+    return Explorer(figure, controls, move or follow, "A dot on a curve.", lock)
 
 
 def pixels(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def test_each_move_changes_the_picture_and_coming_back_restores_it(dial):
-    seen = []
-    for scale in [0, 0.25, 1, 2]:
-        dial.controls["scale"].value = scale
-        seen.append(dial.image.value)
+def shown(explorer: Explorer) -> list:
+    """The controls that the learner sees."""
+    return list(explorer.box.children[0].children[0].children)
+
+
+def test_each_move_changes_the_picture_and_coming_back_restores_it():
+    one = small()
+    seen = [one.image.value]
+    for x in (0.5, 3, 8):
+        one.controls["x"].value = x
+        seen.append(one.image.value)
     assert len(set(seen)) == 4
-    dial.controls["scale"].value = 0
-    assert dial.image.value == seen[0]
+    one.controls["x"].value = 4
+    assert one.image.value == seen[0]
 
 
-def test_the_size_of_the_picture_never_changes(dial):
-    sizes = set()
-    for scale in (0, 1, 2):
-        dial.controls["scale"].value = scale
-        sizes.add(pixels(dial.image.value).shape)
-    assert len(sizes) == 1
-    assert (dial.image.layout.width, dial.image.layout.height) == ("750px", "325px")
+def test_a_move_draws_on_the_same_figure_in_the_same_places():
+    one = small()
+    (axes,) = one.figure.axes
+    place, artists, size = axes.get_position().bounds, len(axes.get_children()), pixels(one.image.value).shape
+    one.controls["x"].value = 8
+    assert one.figure.axes == [axes] and axes.get_position().bounds == place and len(axes.get_children()) == artists
+    assert pixels(one.image.value).shape == size
+    assert (one.image.layout.width, one.image.layout.height) == ("400px", "250px")
 
 
-def test_a_move_draws_on_the_same_figure_and_the_same_axes(dial):
-    figure, axes = dial.figure, list(dial.figure.axes)
-    places = [a.get_position().bounds for a in axes]
-    artists = [len(a.get_children()) for a in axes]
-    dial.controls["scale"].value = 2
-    assert dial.figure is figure and list(figure.axes) == axes
-    assert [a.get_position().bounds for a in axes] == places
-    assert [len(a.get_children()) for a in axes] == artists
+def test_the_live_picture_is_the_static_picture_to_the_pixel():
+    one = small()
+    one.controls["x"].value = 2.5
+    assert np.array_equal(pixels(one.image.value), pixels(figures.png(one.figure, dpi=explorer.DPI)))
 
 
-def test_the_live_picture_is_the_static_picture_to_the_pixel(dial):
-    dial.controls["scale"].value = 0.5
-    assert np.array_equal(pixels(dial.image.value), pixels(figures.png(dial.figure, dpi=explorers.DPI)))
+def test_the_finding_and_its_table_follow_and_are_escaped():
+    one = small()
+    one.controls["x"].value = 3
+    assert one.text == "3 to the power 2 is 9 <red>."
+    assert one.finding.value == "<b>3 to the power 2 is 9 &lt;red&gt;.</b>"
+    assert ">9.0</td>" in one.detail.value
 
 
-def test_the_rings_sit_on_the_recorded_points(dial):
-    dial.controls["scale"].value = 1.5
-    points = [(float(r.get_xdata()[0]), float(r.get_ydata()[0])) for r in dial.artists]
-    assert sorted(points) == sorted([(1.5, 3.25), (1.5, 2.75), (1.5, 12.0)])
+def test_controls_say_what_they_are_and_in_which_unit_and_answer_while_they_move():
+    controls = small().controls
+    assert [c.description for c in controls.values()] == ["power (no unit)", "place (cm)", "colour"]
+    assert isinstance(slider("rank", "directions", 1, 64, 8), ipywidgets.IntSlider)
+    assert isinstance(controls["x"], ipywidgets.FloatSlider) and controls["x"].readout_format == ".1f"
+    assert controls["x"].continuous_update and controls["power"].continuous_update
 
 
-def test_the_finding_is_a_sentence_with_the_numbers_of_this_setting(dial):
-    dial.controls["scale"].value = 1
-    assert dial.text == (
-        "Scale 1.00: loss 3.50 on pirate stories, 2.50 on plain stories (nats per token); "
-        "8 pirate words in 100 written."
-    )
-    assert dial.text in dial.finding.value
+def test_reset_puts_every_control_back():
+    one = small()
+    picture = one.image.value
+    one.controls["power"].value, one.controls["x"].value, one.controls["colour"].value = 1, 1.5, "blue"
+    assert one.image.value != picture
+    one.reset_button.click()
+    assert {name: c.value for name, c in one.controls.items()} == {"power": 2, "x": 4, "colour": "red"}
+    assert one.image.value == picture
 
 
-def test_scale_and_beginning_choose_the_recorded_text(dial):
-    dial.controls["scale"].value = 0.75
-    dial.controls["prompt"].value = 1
-    assert dial.detail.value == "<i>One day</i>, <mark><b>ye</b></mark> be 3"
-    dial.controls["prompt"].value = 0
-    assert "&lt;b&gt;cat&lt;/b&gt; 3" in dial.detail.value
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"x": 9}, "place is 9, but must be 0 to 8"),
+        ({"power": 3}, r"power is 3, but must be one of \[1, 2, 4\]"),
+        ({"lock": {"x": -1}}, "x is -1, but must be 0 to 8"),
+        ({"lock": {"colour": "green"}}, r"colour is 'green', but must be one of \['red', 'blue'\]"),
+        ({"lock": {"x": (4, 9)}}, r"x cannot be limited to \(4, 9\): it goes from 0 to 8"),
+        ({"lock": {"power": (1, 3)}}, r"power cannot be limited to \(1, 3\)"),
+        ({"lock": {"pwer": 1}}, "no control 'pwer': there are power, x, colour; did you mean 'power'?"),
+    ],
+)
+def test_what_a_control_cannot_take_is_refused(given, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        small(**given)
 
 
-def test_a_value_between_two_recorded_ones_shows_the_nearer(dial):
-    dial.controls["scale"].value = 0.9
-    assert dial.text.startswith("Scale 1.00:")
+def test_a_slider_cannot_leave_its_range():
+    one = small()
+    one.controls["x"].value = 100
+    assert one.controls["x"].value == 8 and one.text.startswith("8 ")
 
 
-def test_the_slider_stops_only_where_something_was_recorded(dial):
-    slider = dial.controls["scale"]
-    assert (slider.min, slider.max, slider.step, slider.value) == (0, 2, 0.25, 0)
+def test_a_teacher_limits_fixes_and_hides():
+    one = small(lock={"x": (1, 3), "power": 4, "colour": None})
+    x, power = one.controls["x"], one.controls["power"]
+    assert (x.min, x.max, x.value) == (1, 3, 3)  # 4, where it started, is not allowed: the nearest is
+    assert power.value == 4 and power.disabled and not x.disabled
+    assert shown(one) == [power, x]
+    assert one.text == "3 to the power 4 is 81 <red>."
+    x.value = 1
+    one.reset()
+    assert (x.value, power.value) == (3, 4)
 
 
-def test_displaying_gives_the_widgets_and_a_picture_with_alt_text(dial, monkeypatch):
+def test_stops_and_menus_are_limited_to_what_lies_between():
+    one = small(power=4, lock={"power": (1, 2), "colour": ("blue", "blue")})
+    assert [value for _, value in one.controls["power"].options] == [1, 2] and one.controls["power"].value == 1
+    assert one.controls["colour"].value == "blue"
+    assert small(power=2, lock={"power": (2, 4)}).controls["power"].value == 2
+
+
+def test_displaying_gives_the_widgets_and_a_picture_with_alt_text(monkeypatch):
     calls = []
-    monkeypatch.setattr(explorers, "display", lambda data, raw, metadata: calls.append((data, metadata)))
-    dial._ipython_display_()
+    monkeypatch.setattr(explorer, "display", lambda data, raw, metadata: calls.append((data, metadata)))
+    one = small()
+    one._ipython_display_()
     ((data, metadata),) = calls
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == dial.box.model_id
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == one.box.model_id
     assert len(data["image/png"]) > 1000
-    alt = metadata["image/png"]["alt"]
-    assert alt == data["text/plain"] == f"{dial.summary} {dial.text}"
-    assert "falls from 4.00 to 3.00 at 2 and ends at 3.00; on plain stories it goes from 2.00 to 3.00" in alt
+    assert metadata["image/png"] == {"alt": "A dot on a curve. 4 to the power 2 is 16 <red>.", "width": 400}
+    assert data["text/plain"] == metadata["image/png"]["alt"]
 
 
-def test_pirate_words_are_marked_and_bold_and_others_are_not():
-    assert explorers.mark_pirate("Ahoy,\nlittle <cat>") == "<mark><b>Ahoy,</b></mark>\nlittle &lt;cat&gt;"
+# --- a move that goes on by itself -----------------------------------------------------------------------------------
+
+
+def counting(power, x, colour):
+    for i in range(5):
+        yield f"{x:g}, part {i}.", ""
+
+
+def test_without_a_kernel_a_move_in_parts_ends_at_once():
+    assert small(move=counting).text == "4, part 4."
+
+
+def test_with_a_kernel_the_first_part_comes_at_once_and_the_next_move_ends_the_rest():
+    async def kernel():
+        one, seen = small(move=counting), []
+        one.finding.observe(lambda change: seen.append(one.text), "value")
+        assert one.text == "4, part 0."
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        one.controls["x"].value = 5
+        await asyncio.sleep(0.05)
+        return seen
+
+    seen = asyncio.run(kernel())
+    old = [text for text in seen if text.startswith("4")]
+    assert 0 < len(old) < 4
+    assert seen[len(old) :] == [f"5, part {i}." for i in range(5)]
+
+
+def test_displaying_finishes_it_first(monkeypatch):
+    monkeypatch.setattr(explorer, "display", lambda *_, **__: None)
+
+    async def kernel():
+        one = small(move=counting)
+        one._ipython_display_()
+        return one.text
+
+    assert asyncio.run(kernel()) == "4, part 4."
+
+
+# --- two side by side -------------------------------------------------------------------------------------------------
+
+
+def test_what_differs_at_the_start_is_compared_and_the_rest_moves_together():
+    one, other = small(power=1), small(power=2)
+    both = compare(one, other)
+    assert both.linked == ["x", "colour"]
+    one.controls["x"].value = 3
+    other.controls["colour"].value = "blue"
+    assert (one.text, other.text) == ("3 to the power 1 is 3 <blue>.", "3 to the power 2 is 9 <blue>.")
+    one.controls["power"].value = 4
+    assert other.controls["power"].value == 2
+    other.reset()
+    assert one.controls["x"].value == 4
+
+
+def test_the_linked_controls_can_be_chosen_and_both_pictures_fit():
+    one, other = small(x=1), small(x=8)
+    compare(one, other, link=["x"])
+    assert other.controls["x"].value == 1
+    other.controls["x"].value = 5
+    assert one.controls["x"].value == 5
+    one.controls["power"].value = 1
+    assert other.controls["power"].value == 2
+    assert one.image.layout.width == other.image.layout.width == "280px"
+
+
+def test_a_comparison_without_a_kernel_is_both_pictures(monkeypatch):
+    calls = []
+    monkeypatch.setattr(explorer, "display", lambda data, raw, metadata: calls.append((data, metadata["image/png"])))
+    compare(small(x=1), small(x=2))._ipython_display_()
+    ((data, metadata),) = calls
+    assert metadata["width"] == 560
+    assert "1 to the power 2 is 1" in metadata["alt"] and "2 to the power 2 is 4" in metadata["alt"]
+
+
+def test_only_explorers_of_a_kind_are_compared():
+    figure, _ = figures.new_figure()
+    other = Explorer(figure, {"rank": slider("rank", "", 1, 2, 1)}, lambda rank: ("", ""), "")
+    with pytest.raises(ValueError, match="one has power, x, colour; the other rank"):
+        compare(small(), other)
+    with pytest.raises(ValueError, match="no control 'rank'"):
+        compare(small(), small(), link=["rank"])
+
+
+# --- the front door ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", explorers.MODULES)
+def test_each_explorer_is_one_call(name):
+    made = getattr(explorers, name)()
+    assert isinstance(made, Explorer) and made.text.endswith(".") and made.summary.endswith(".")
+    assert bytes(made.image.value).startswith(b"\x89PNG")
+    assert all(control.description for control in made.controls.values())
+    assert "<t" in made.detail.value, "no table beside the picture"
+
+
+def test_an_explorer_that_is_not_there_is_named():
+    with pytest.raises(AttributeError, match="no explorer 'swd': there are compare, "):
+        explorers.swd  # noqa: B018
+    assert set(explorers.MODULES) < set(dir(explorers))
