@@ -38,7 +38,8 @@ def panels(curves: Mapping[str, Mapping[str, Series]], xlabel: str, ylabel: str,
             look = figures.cues(labels.index(label))
             kept = [i for i, value in enumerate(y) if value is not None]
             xs, ys = [x[i] for i in kept], [y[i] for i in kept]
-            axes.plot(xs, ys, label=label, markevery=max(1, len(xs) // 16), **look)
+            every = max(1, len(xs) // 16)  # of long lines; where two coincide, the markers of both are seen
+            axes.plot(xs, ys, label=label, markevery=(labels.index(label) * every // len(labels), every), **look)
             if band:
                 low, high = ([line[i] for i in kept] for line in band)
                 axes.fill_between(xs, low, high, color=look["color"], alpha=0.2, lw=0)
