@@ -183,7 +183,10 @@ def surprise_figure(tokens: int) -> tuple[Figure, Callable[[Sequence[float], Seq
     moving = {"animated": True, "in_layout": False, "zorder": 3}  # over the frame, as in a move; moves no axes
     gaps = axes.vlines([], [], [], color="#bbbbbb", lw=3, **moving)
     labels = ("with the adapters", "to the base model alone")
-    lines = [axes.plot([], [], label=label, **figures.cues(i) | {"linestyle": ""} | moving)[0] for i, label in enumerate(labels)]
+    lines = [
+        axes.plot([], [], label=label, **figures.cues(i) | {"linestyle": ""} | moving)[0]
+        for i, label in enumerate(labels)
+    ]
     figure.legend(handles=lines, ncols=2, loc="outside upper left")
 
     def draw(here: Sequence[float], base: Sequence[float]) -> None:

@@ -145,3 +145,9 @@ def test_a_teacher_may_hide_and_limit(rows, explorer):
     assert locked.controls["ratio"].disabled
     with pytest.raises(ValueError, match="rank is 3, but must be one of"):
         explorers.results(rank=3)
+
+
+def test_it_opens_on_the_record_that_is_shipped():
+    shipped = explorers.results()
+    assert len(experiments.recorded("grid")["rows"]) == 3 * np.prod([len(c.options) for c in shipped.controls.values()])
+    assert shipped.text.startswith("Rank 16, alpha 32, learning rate 0.01, all-linear: loss 3.")
