@@ -54,6 +54,28 @@ WRONG = {
         ],
         3: ["needed = 64", "needed = 4", "needed = 6", "needed = 1"],
     },
+    "06": {
+        0: [
+            "def alpha_for(factor, rank, use_rslora): return factor * rank",
+            "def alpha_for(factor, rank, use_rslora): return factor / rank**0.5 if use_rslora else factor / rank",
+            "def alpha_for(factor, rank, use_rslora): return factor * rank if use_rslora else factor * rank**0.5",
+        ],
+        1: [
+            "def at_scale(W, merged, scale): return scale * merged",
+            "def at_scale(W, merged, scale): return W + scale * merged",
+            "def at_scale(W, merged, scale): return merged + scale * (merged - W)",
+        ],
+        2: [
+            "def matching_rate(lr_b, c, optimizer): return lr_b / c",
+            "def matching_rate(lr_b, c, optimizer): return lr_b / c**2",
+            "def matching_rate(lr_b, c, optimizer): return lr_b * c**2 if optimizer == 'sgd' else lr_b * c",
+        ],
+        3: [
+            "def predicted_slope(optimizer, p): return 1 - p",
+            "def predicted_slope(optimizer, p): return -2 * p if optimizer == 'sgd' else -p",
+            "def predicted_slope(optimizer, p): return 1 - p if optimizer == 'sgd' else 1 - 2 * p",
+        ],
+    },
 }
 
 
