@@ -54,6 +54,54 @@ WRONG = {
         ],
         3: ["needed = 64", "needed = 4", "needed = 6", "needed = 1"],
     },
+    "04": {
+        0: [
+            "def break_even(o, i): return min(o, i) // 2",
+            "def break_even(o, i): return (o + i) // 4",
+            "def break_even(o, i): return o * i / (o + i)",
+            "def break_even(o, i): return -(-o * i // (o + i))",
+        ],
+        1: [
+            "def qv_parameters(h, n, heads, kv, d, r): return 2 * n * r * 2 * h",
+            "def qv_parameters(h, n, heads, kv, d, r): return n * r * (2 * h + h + kv * d)",
+            "def qv_parameters(h, n, heads, kv, d, r): return 2 * n * r * (h + heads * d)",
+            "def qv_parameters(h, n, heads, kv, d, r): return n * 8 * (2 * h + (heads + kv) * d)",
+            "def qv_parameters(h, n, heads, kv, d, r): return r * (2 * h + (heads + kv) * d)",
+        ],
+        2: [f"of_the_base, of_both = {ranks}" for ranks in ("26, 26", "27, 27", "27, 26", "27, 28")],
+        3: [
+            f"times_fewer, megabytes, mebibytes = {numbers}"
+            for numbers in (
+                "10_000, 37.7, 36.0",
+                "9285.4, 36.0, 37.7",
+                "9285.4, 75.5, 72.0",
+                "9285.4, 35, 35",
+                "18571, 37.7, 36",
+            )
+        ],
+    },
+    "05": {
+        0: ["by_luck = 1 / 2", "by_luck = 0.5**5", "by_luck = 2 / 252", "by_luck = 1 / 120"],
+        1: [
+            "def needed(task, wanted): return next((r for r in RANKS if mean(shares[task][r]) >= wanted), 64)",
+            "def needed(task, wanted): return next((r for r in RANKS if max(shares[task][r]) >= wanted), None)",
+            "def needed(task, wanted): return next((r for r in RANKS[::-1] if mean(shares[task][r]) >= wanted), None)",
+        ],
+        2: [
+            "def front(rows): return [min(rows, key=lambda r: r['loss'])]",
+            """def front(rows):
+    return [r for r in rows if not any(o['loss'] < r['loss'] and o['base_loss'] < r['base_loss'] for o in rows)]""",
+            """def front(rows):
+    def beaten(r, o): return o is not r and o['loss'] <= r['loss'] and o['base_loss'] <= r['base_loss']
+    return [r for r in rows if not any(beaten(r, o) for o in rows)]""",
+        ],
+        3: [
+            "def phi(a, b, i, j): return lowrank.overlap(a, b, i, j, side='left')",
+            "def phi(a, b, i, j): return lowrank.overlap(a, b, i, j) * min(i, j) / max(i, j)",
+            "def phi(a, b, i, j): return lowrank.overlap(a, b, i, j) * min(i, j)",
+            "def phi(a, b, i, j): return lowrank.overlap(a, b, i, j) ** 0.5",
+        ],
+    },
     "06": {
         0: [
             "def alpha_for(factor, rank, use_rslora): return factor * rank",
