@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+ALL_LINEAR = "all-linear"
 
 
 def check_rank(rank: int) -> int:
@@ -38,77 +43,106 @@ def break_even_rank(out_features: int, in_features: int) -> int:
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """A decoder of Llama's kind in numbers: what its memory depends on."""
+class Matrix:
+    """`count` matrices [out, in] of one size, one in each layer; "{}" in the path stands for the layer's number."""
 
-    parameters: int  # all of them, a tied embedding counted once
-    layers: int
-    hidden: int  # width of the residual stream
-    intermediate: int  # width inside the MLP
-    heads: int
-    head_size: int
-    vocabulary: int
+    path: str
+    out_features: int
+    in_features: int
+    count: int = 1
+    bias: bool = False
+
+    @property
+    def name(self) -> str:
+        """The path's last part, which is what target names name."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def parameters(self) -> int:
+        """Of all of them, biases included."""
+        return self.count * self.out_features * (self.in_features + self.bias)
 
 
-# Which modules read the same input, by the names that model families give them. Autograd keeps an input for the
-# gradient of a weight, so a frozen linear keeps none, and q, k and v share theirs.
-READS_HIDDEN = (
-    {"q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query", "key", "value", "query_key_value"},
-    {"gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1", "dense_h_to_4h"},
-)
-READS_INTERMEDIATE = {"down_proj", "fc2", "dense_4h_to_h"}
+class Model(Protocol):
+    """What has its linear layers as `matrices`: a `shapes.Shape`."""
+
+    matrices: tuple[Matrix, ...]
 
 
-def memory(
-    model: Decoder,
-    trainable: int,
-    rows: int,
-    length: int,
-    rank: int = 0,
-    targets: Collection[str] | None = None,
-    weight_bytes: int = 4,
-    activation_bytes: int = 4,
-    checkpointing: bool = False,
-) -> dict[str, int]:
-    """Bytes that training needs at its peak, by bucket; their sum is the prediction.
+Targets = str | Sequence[str]
+Matrices = Model | Iterable[Matrix]
 
-    A step on `rows` sequences of `length` tokens with AdamW, through fused attention. `targets` are the last names
-    of the modules with an adapter of rank `rank`; None is full fine-tuning. Buckets:
-    weights      all parameters at `weight_bytes`, trainable ones (an adapter) in float32
-    gradients    one float32 for each trainable parameter
-    optimizer    two: Adam's running mean and square (Kingma and Ba 2015)
-    activations  what autograd keeps of the forward pass, in each layer and for each token
-    logits       [rows, length, vocabulary] in float32 three times over: the log-probabilities, their gradient, and
-                 the logits' gradient, at the moment in which the backward pass begins
 
-    A 6-layer model of 256, 16 x 128 tokens, rank 8 on every linear:
+def chosen(model: Matrices, targets: Targets = ALL_LINEAR) -> list[Matrix]:
+    """The matrices that `targets` name, in the model's order.
 
-    >>> tiny = Decoder(5_770_496, 6, 256, 768, 8, 32, 4096)
-    >>> every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    >>> {bucket: round(n / 1e6) for bucket, n in memory(tiny, 233_472, 16, 128, 8, every).items()}
-    {'weights': 24, 'gradients': 1, 'optimizer': 2, 'activations': 261, 'logits': 101}
+    targets: last names ("q_proj") or longer endings ("mlp.c_proj"), as a list or with commas between them, or
+    "all-linear": every linear layer except the output head, as in peft. Raises ValueError for a name that is not there.
     """
-    full = targets is None
-    names = set() if targets is None else set(targets)
-    frozen = model.parameters if not full else 0
-    h, m, attention = model.hidden, model.intermediate, model.heads * model.head_size
-    # Per token and layer: the residual stream before each of the two norms; q, k, v and the output of attention,
-    # all at full heads (grouped keys and values are repeated); its log-sum-exp; the mask's row; the norms' factors;
-    # in the MLP gate, silu(gate) and up.
-    kept = 2 * h + 4 * attention + model.heads + length + 2 + 3 * m
-    if full:
-        kept += 4 * h + m  # each norm's output before and after its weight, and the input of down_proj
-    else:
-        kept += h * sum(bool(names & group) for group in READS_HIDDEN) + m * bool(names & READS_INTERMEDIATE)
-        kept += rank * len(names)
-    tokens = rows * length
-    layers = model.layers * kept
-    if checkpointing:  # each layer keeps its input alone; one layer at a time is computed again
-        layers = model.layers * h + kept
-    return {
-        "weights": frozen * weight_bytes + trainable * 4,
-        "gradients": trainable * 4,
-        "optimizer": trainable * 8,
-        "activations": tokens * layers * activation_bytes,
-        "logits": 3 * tokens * model.vocabulary * 4,
-    }
+    matrices = list(getattr(model, "matrices", model))
+    if targets == ALL_LINEAR:
+        return matrices
+    wanted = [name.strip() for name in targets.split(",")] if isinstance(targets, str) else list(targets)
+    for target in wanted:
+        if not any(_ends_in(m.path, target) for m in matrices):
+            there = list(dict.fromkeys(m.name for m in matrices))
+            near = difflib.get_close_matches(target, there, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"no matrix is called {target!r}. Names in this model: {', '.join(there)}.{hint}")
+    return [m for m in matrices if any(_ends_in(m.path, target) for target in wanted)]
+
+
+def _ends_in(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}")
+
+
+def lora(model: Matrices, rank: int, targets: Targets = ALL_LINEAR) -> int:
+    """Trainable parameters of an adapter on the `targets` of a model or of a list of matrices (see `chosen`).
+
+    >>> from lora_lab import shapes
+    >>> lora(shapes.known("Llama-2-7B"), 8, "q_proj,v_proj")
+    4194304
+    """
+    return sum(m.count * lora_parameters(m.out_features, m.in_features, rank) for m in chosen(model, targets))
+
+
+def share_of_base(adapter: int, base: int) -> float:
+    """Adapter over the model without it: 4,194,304 of 6,738,415,616 are 0.06224 %."""
+    return adapter / base
+
+
+def share_of_total(adapter: int, base: int) -> float:
+    """Adapter over all there is, itself included, as peft prints it: 4,194,304 of 6,742,609,920 are 0.06221 %."""
+    return adapter / (base + adapter)
+
+
+def break_even(model: Matrices, targets: Targets = ALL_LINEAR) -> int:
+    """The largest rank at which an adapter on all of `targets` is no larger than those matrices together."""
+    matrices = chosen(model, targets)
+    whole = sum(m.count * m.out_features * m.in_features for m in matrices)
+    return whole // sum(m.count * (m.out_features + m.in_features) for m in matrices)
+
+
+# safetensors writes 8 bytes with the header's size, the header as JSON padded to a multiple of 8, then the numbers.
+_DTYPES = {4: "F32", 2: "BF16"}
+
+
+def adapter_bytes(model: Matrices, rank: int, targets: Targets = ALL_LINEAR, bytes_per_number: int = 4) -> int:
+    """Size of adapter_model.safetensors in the PEFT format, header included; 2 bytes per number is bfloat16.
+
+    >>> adapter_bytes([Matrix("0", 4096, 4096)], 8) - 4 * lora_parameters(4096, 4096, 8)
+    240
+    """
+    sizes = {}
+    for m in chosen(model, targets):
+        for layer in range(m.count):
+            key = f"base_model.model.{m.path.replace('{}', str(layer))}"
+            sizes[f"{key}.lora_A.weight"] = [check_rank(rank), m.in_features]
+            sizes[f"{key}.lora_B.weight"] = [m.out_features, rank]
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for key in sorted(sizes):
+        start, end = end, end + sizes[key][0] * sizes[key][1] * bytes_per_number
+        header[key] = {"dtype": _DTYPES[bytes_per_number], "shape": sizes[key], "data_offsets": [start, end]}
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-text // 8) * 8 + end

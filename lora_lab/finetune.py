@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,13 @@ from typing import Any
 
 import torch
 
-from lora_lab import counting, models, scoring, tasks
+from lora_lab import counting, models, scoring, shapes, tasks
 from lora_lab.adapters import adapter_parameters, add_adapter, count_parameters
 from lora_lab.config import LoraConfig
 from lora_lab.generate import complete
+from lora_lab.layers import is_conv1d
+from lora_lab.matching import linear_paths, original_modules
+from lora_lab.memory import memory
 from lora_lab.peak_memory import PeakMemory
 from lora_lab.result import Result, Scores, megabytes
 from lora_lab.run_folder import RunFolder
@@ -116,7 +120,7 @@ def finetune(
         tokenizer = models.load_tokenizer(model)
         train = [tasks.encode(e, tokenizer, max_length) for e in chosen.train]
         validation = [tasks.encode(e, tokenizer, max_length) for e in chosen.validation[:CHECKED_DURING_TRAINING]]
-        memory = PeakMemory(place)
+        peak = PeakMemory(place)
         network = models.load_model(model, str(place))
         _check_length(network, settings)
         _make_trainable(network, settings)
@@ -129,8 +133,8 @@ def finetune(
         trainer = LabTrainer(
             network, tokenizer, train, validation, _arguments(settings, folder.checkpoints, place), quiet
         )
-        trainer.add_callback(AfterSteps(2, memory.relax))
-        with memory:
+        trainer.add_callback(AfterSteps(2, peak.relax))
+        with peak:
             trainer.train_from(folder.newest_checkpoint())
         trainer.restore_best()
         after = _scores(network, tokenizer, chosen, settings)
@@ -146,7 +150,7 @@ def finetune(
             exact_match_after=after.exact_match,
             seconds=trainer.seconds,
             tokens_per_second=trainer.tokens / trainer.seconds,
-            peak_memory=memory.bytes,
+            peak_memory=peak.bytes,
             adapter=None if output is None else str(output),
             curve=trainer.curve(),
             samples=[
@@ -155,7 +159,7 @@ def finetune(
             ],
             style=_style(chosen, before, after),
             memory_predicted=predicted,
-            memory_held=memory.held,
+            memory_held=peak.held,
             best_step=trainer.best_step,
             settings=settings,
             model=network,
@@ -166,36 +170,55 @@ def finetune(
     return result
 
 
-def decoder(model) -> counting.Decoder:
-    """A model, loaded or on the meta device, in the numbers that its memory depends on; adapters are not counted."""
-    config = model.config
-    width = config.hidden_size
-    return counting.Decoder(
-        parameters=count_parameters(model).base,
+def decoder(model) -> shapes.Shape:
+    """A model, loaded or on the meta device, in the numbers that its memory depends on; adapters are not counted.
+
+    One of a family that `shapes` does not know is taken for a relative of Llama with the linear layers that it has.
+    """
+    config, total = model.config, count_parameters(model).base
+    if config.model_type in shapes.FAMILIES and (known := shapes.from_config(config.to_dict())).total == total:
+        return known
+    modules, linear = dict(original_modules(model)), Counter()
+    for path in linear_paths(model):
+        weight = modules[path].weight
+        out, into = weight.shape[::-1] if is_conv1d(modules[path]) else weight.shape
+        linear[re.sub(r"\.\d+\.", ".{}.", path, count=1), out, into] += 1
+    matrices = tuple(counting.Matrix(*size, count=count) for size, count in linear.items())
+    width, heads = config.hidden_size, config.num_attention_heads
+    return shapes.Shape(
+        matrices=matrices,
+        embeddings=(),
+        rest=total - sum(m.parameters for m in matrices),
         layers=config.num_hidden_layers,
         hidden=width,
         intermediate=getattr(config, "intermediate_size", None) or 4 * width,
-        heads=config.num_attention_heads,
-        head_size=getattr(config, "head_dim", None) or width // config.num_attention_heads,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or width // heads,
         vocabulary=config.vocab_size,
     )
 
 
+def way_of(method: str, gpu: bool) -> str:
+    """How `finetune` holds its numbers with this method, as a key of `memory.WAYS`."""
+    return {"lora": "lora", "full": "full-autocast"}[method] if gpu else f"{method}-float32"
+
+
 def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, int]:
-    """`counting.memory` for a loaded model whose longest training example has `length` tokens."""
-    full = settings["method"] == "full"
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    half = model.device.type == "cuda"
-    return counting.memory(
-        decoder(model),
-        trainable,
+    """`memory.memory` for a loaded model whose longest training example has `length` tokens."""
+    shape = decoder(model)
+    adapted = {path.rsplit(".", 2)[-2] for path in adapter_parameters(model)}
+    return memory(
+        shape,
+        way_of(settings["method"], gpu=model.device.type == "cuda"),
         rows=settings["batch_size"],
         length=length,
         rank=settings["rank"],
-        targets=None if full else {path.rsplit(".", 2)[-2] for path in adapter_parameters(model)},
-        weight_bytes=2 if half else 4,
-        activation_bytes=2 if half else 4,
+        targets=sorted(adapted & {m.name for m in shape.matrices}),
+        dropout=settings["dropout"],
+        padded=settings["batch_size"] > 1,
         checkpointing=settings["checkpointing"],
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
 
 

@@ -1,7 +1,7 @@
 """Choose a fine-tune and see what it will cost before it runs: shapes alone, no weights, no network.
 
-The prediction is the one that `finetune` prints (`counting.memory`). Models are built on torch's meta device, where a
-tensor has a shape and no numbers, so that one too large for this machine can be asked about all the same.
+The prediction is the one that `finetune` prints (`memory.memory`). Models of families that `shapes` does not know are
+built on torch's meta device, where a tensor has a shape and no numbers: none is too large to be asked about.
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lora_lab import counting, explorer, figures, finetune, models, tasks
+from lora_lab import counting, explorer, figures, finetune, memory, models, shapes, tasks
+from lora_lab.memory import BUCKETS
 from lora_lab.result import megabytes
 
-BUCKETS = ("weights", "gradients", "optimizer", "activations", "logits")
 ROWS, LENGTH = 16, 128  # finetune's own batch_size and max_length
 
-# Hub models of three sizes in the numbers of their config.json, so that planning with them needs no network.
-_SMOL = {"vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192}
-_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-HUB_MODELS = {
-    f"HuggingFaceTB/SmolLM2-{size}": _SMOL | dict(zip(_SHAPE, numbers, strict=True))
-    for size, numbers in {
-        "135M": (576, 1536, 30, 9, 3),
-        "360M": (960, 2560, 32, 15, 5),
-        "1.7B": (2048, 8192, 24, 32, 32),
-    }.items()
-}
+# Hub models of three sizes that the table of known models holds, so that planning with them needs no network.
+HUB_MODELS = {f"HuggingFaceTB/SmolLM2-{size}": f"SmolLM2-{size}" for size in ("135M", "360M", "1.7B")}
 
 
 @dataclass(frozen=True)
@@ -61,40 +52,27 @@ def plan(model: str = "base", task: str = "pirate", rank: int = 8, alpha: float 
     weights and activations, as on a GPU. Lengths are counted in the base model's tokens. Raises ValueError or
     ConnectionError where the model or task is not there, ValueError for a rank below 1.
     """
-    shape, linears = _skeleton(model)
+    shape = _shape(model)
     targets = finetune.DEFAULTS[task if task in tasks.TASKS else "own file", "lora"].targets
-    chosen = [(name, size) for name, size in linears if targets == "all-linear" or name in targets]
-    trainable = sum(counting.lora_parameters(*size, rank) for _, size in chosen)
-    each = {"rows": ROWS, "length": _longest(task), "activation_bytes": 2 if gpu else 4}
+    each = {"rows": ROWS, "length": _longest(task), "rank": rank, "targets": targets, "padded": True}
     return Plan(
-        trainable=trainable,
-        base=shape.parameters,
+        trainable=counting.lora(shape, rank, targets),
+        base=shape.total,
         scaling=alpha / rank,
-        lora=counting.memory(
-            shape, trainable, rank=rank, targets={name for name, _ in chosen}, weight_bytes=2 if gpu else 4, **each
-        ),
-        full=counting.memory(shape, shape.parameters, **each),
+        lora=memory.memory(shape, finetune.way_of("lora", gpu), **each),
+        full=memory.memory(shape, finetune.way_of("full", gpu), **each),
     )
 
 
 @functools.cache
-def _skeleton(model: str) -> tuple[counting.Decoder, list[tuple[str, tuple[int, int]]]]:
-    """The model in numbers, and (last name, (out, in)) of every linear layer that all-linear adapts."""
-    from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+def _shape(model: str) -> shapes.Shape:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     if model in HUB_MODELS:
-        config = LlamaConfig(**HUB_MODELS[model])
-    else:
-        config = AutoConfig.from_pretrained(models.BASE if model == "base" else model)
+        return shapes.known(HUB_MODELS[model])
+    config = AutoConfig.from_pretrained(models.BASE if model == "base" else model)
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
-    names = models.default_targets(network)
-    found = [
-        (path.rsplit(".", 1)[-1], (module.weight.numel() // module.weight.shape[1], module.weight.shape[1]))
-        for path, module in network.named_modules()
-        if path.rsplit(".", 1)[-1] in names
-    ]
-    return finetune.decoder(network), found
+        return finetune.decoder(AutoModelForCausalLM.from_config(config))
 
 
 @functools.cache
@@ -108,14 +86,14 @@ def _longest(task: str) -> int:
 @figures.in_style
 def cost_figure() -> tuple[Figure, Callable[[Plan], None]]:
     """An empty picture of a plan, and `draw(plan)`, which fills it: parameters trained, and memory by bucket."""
-    figure, (count, memory) = figures.new_figure(7.8, 2.9, widths=(1, 1.7))
-    for axes in (count, memory):
+    figure, (count, needs) = figures.new_figure(7.8, 2.9, widths=(1, 1.7))
+    for axes in (count, needs):
         axes.set(ylim=(1.55, -0.55), yticks=(0, 1), yticklabels=("LoRA", "in full"))
         axes.grid(False, axis="y")
     count.set(xscale="log", xlim=(1e4, 1e11), xticks=(1e4, 1e6, 1e8, 1e10), xlabel="parameters that train")
     quarters = range(0, 101, 25)
-    memory.set(xlim=(0, 135), xticks=quarters, xticklabels=[f"{x} %" for x in quarters])
-    memory.set_xlabel("memory at the peak (in full = 100 %)")
+    needs.set(xlim=(0, 135), xticks=quarters, xticklabels=[f"{x} %" for x in quarters])
+    needs.set_xlabel("memory at the peak (in full = 100 %)")
     dots = [
         count.plot([], [], ms=8, color=figures.INK, animated=True, **d)[0] for d in ({"marker": "o"}, {"marker": "s"})
     ]
@@ -128,12 +106,12 @@ def cost_figure() -> tuple[Figure, Callable[[Plan], None]]:
         "animated": True,
     }  # over the spine, as in a move
     parts = [
-        memory.barh((0, 1), 0, color=colour, hatch=hatch, **look)
+        needs.barh((0, 1), 0, color=colour, hatch=hatch, **look)
         for colour, hatch in zip(figures.COLOURS, hatches, strict=False)
     ]
     key = [both[0] for both in parts]
     figure.legend(key, BUCKETS, ncols=len(BUCKETS), loc="outside upper right", handlelength=1.4, columnspacing=1.2)
-    labels = [axes.text(0, y, "", va="center", animated=True) for axes in (count, memory) for y in (0, 1)]
+    labels = [axes.text(0, y, "", va="center", animated=True) for axes in (count, needs) for y in (0, 1)]
     scaling = count.text(0, 1.06, "", transform=count.transAxes, animated=True)
 
     def draw(plan: Plan) -> None:
@@ -197,12 +175,12 @@ def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
     return explorer.Explorer(figure, controls, move, summary)
 
 
-def _table(cost: Plan) -> str:
+def _table(plan: Plan) -> str:
     """The picture's memory in numbers, for who cannot see it."""
     head = "".join(f'<th scope="col">{bucket}</th>' for bucket in BUCKETS)
     rows = [
-        f'<tr><th scope="row">{way}</th>' + "".join(f"<td>{megabytes(memory[b])}</td>" for b in BUCKETS) + "</tr>"
-        for way, memory in (("LoRA", cost.lora), ("in full", cost.full))
+        f'<tr><th scope="row">{way}</th>' + "".join(f"<td>{megabytes(cost[b])}</td>" for b in BUCKETS) + "</tr>"
+        for way, cost in (("LoRA", plan.lora), ("in full", plan.full))
     ]
     return f'<table style="border-spacing: 12px 0"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
 

@@ -22,7 +22,7 @@ def settings():
 
 
 def finetunes_own(model: torch.nn.Module, method: str, rank: int) -> dict[str, int]:
-    rows = {"batch_size": live.ROWS, "checkpointing": False}
+    rows = {"batch_size": live.ROWS, "checkpointing": False, "dropout": 0.0}
     return finetune.predicted_memory(model, rows | {"method": method, "rank": rank}, live.LENGTH)
 
 

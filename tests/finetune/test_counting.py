@@ -11,17 +11,16 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lora_lab import counting
+from lora_lab import counting, models, shapes
 from lora_lab.adapters import add_adapter, count_parameters
 from lora_lab.config import LoraConfig
 from lora_lab.finetune import predicted_memory
+from lora_lab.memory import memory
 
-SETTINGS = {"rank": 8, "batch_size": 4, "checkpointing": False}
+SETTINGS = {"dropout": 0.0, "rank": 8, "batch_size": 4, "checkpointing": False}
 
 
 def test_lora_parameters_are_those_of_a_built_adapter(tiny):
-    from lora_lab import models
-
     model, _ = models.load(tiny)
     add_adapter(model, LoraConfig(rank=3))
     shapes = [(32, 32), (16, 32), (16, 32), (32, 32), (64, 32), (64, 32), (32, 64)] * 2
@@ -111,8 +110,8 @@ def test_weights_gradients_and_optimizer_are_those_of_a_step():
 
 
 def test_checkpointing_predicts_less():
-    model = counting.Decoder(5_770_496, 6, 256, 768, 8, 32, 4096)
-    plain, saved = (counting.memory(model, 1000, 16, 128, 8, ["q_proj"], checkpointing=c) for c in (False, True))
+    model = shapes.from_file(models.BASE / "config.json")
+    plain, saved = (memory(model, "lora-float32", 16, 128, 8, "q_proj", checkpointing=c) for c in (False, True))
     assert saved["activations"] < plain["activations"] / 3
     assert {k: v for k, v in saved.items() if k != "activations"} == {
         k: v for k, v in plain.items() if k != "activations"

@@ -1,0 +1,169 @@
+"""Memory that training needs at its peak, in five buckets, from a model's shape alone.
+
+The model of it is a decoder block as transformers computes it through fused attention (sdpa), with AdamW; nothing is
+measured here. The tests hold it against what autograd keeps and what a process takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lora_lab.counting import ALL_LINEAR, Matrices, Matrix, Targets, chosen, lora
+from lora_lab.flops import Reach, reach, role
+from lora_lab.shapes import Shape
+
+BUCKETS = ("weights", "gradients", "optimizer", "activations", "logits")
+
+# NF4: 4 bits, an 8-bit scale for each block of 64, and a float32 for each 256 of those (QLoRA, section 3).
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class Way:
+    """Bytes of one number. weights, gradients, optimizer: for a parameter that trains; frozen: for one that does not;
+    activation: for what is kept of the forward pass. nf4: the frozen linear layers are quantised."""
+
+    says: str
+    weights: float
+    gradients: int
+    optimizer: int
+    activation: int
+    frozen: int = 0
+    nf4: bool = False
+
+    @property
+    def full(self) -> bool:
+        """Whether every parameter trains."""
+        return not self.frozen
+
+
+WAYS = {
+    # ZeRO (Rajbhandari et al. 2020, section 3.1): the optimizer holds a float32 copy of the weights and two means.
+    "full": Way("in full, bfloat16 with float32 master weights: 16 bytes a parameter", 2, 2, 12, 2),
+    "full-18": Way("in full, the same with float32 gradients: 18 bytes", 2, 4, 12, 2),
+    "full-bf16": Way("in full, all of it bfloat16: 8 bytes", 2, 2, 4, 2),
+    "full-float32": Way("in full, all of it float32: 16 bytes", 4, 4, 8, 4),
+    # autocast keeps a bfloat16 copy of each weight from the forward pass to the backward pass
+    "full-autocast": Way("in full, float32 computed in bfloat16 (autocast): 18 bytes", 6, 4, 8, 2),
+    "lora": Way("LoRA, frozen base in bfloat16, adapter in float32", 4, 4, 8, 2, frozen=2),
+    "lora-float32": Way("LoRA, all of it float32", 4, 4, 8, 4, frozen=4),
+    # prepare_model_for_kbit_training turns what is not quantised (embeddings, norms, output head) into float32
+    "qlora": Way("QLoRA, frozen linear layers in NF4, the rest and the adapter in float32", 4, 4, 8, 2, 4, nf4=True),
+}
+
+
+def memory(
+    model: Matrices,
+    how: str,
+    rows: int = 1,
+    length: int = 512,
+    rank: int = 8,
+    targets: Targets = ALL_LINEAR,
+    *,
+    dropout: float = 0.0,
+    padded: bool = False,
+    checkpointing: bool = False,
+    trainable: int | None = None,
+) -> dict[str, int]:
+    """Bytes at the peak of a training step on `rows` sequences of `length` tokens, by bucket.
+
+    how: a key of WAYS, which says what a parameter and an activation take. dropout: the adapter's. padded: the batch
+    has a padding mask, so that keys and values are repeated for each head. checkpointing: a block keeps its input
+    alone and is computed again. trainable: if another number than `counting.lora` gives. Buckets:
+    weights      the model's, and the adapter's
+    gradients    of what trains
+    optimizer    Adam's two running means (Kingma and Ba 2015), and the master copy where there is one
+    activations  what autograd keeps of the forward pass
+    logits       [rows, length, vocabulary] in float32 three times over: the log-probabilities, their gradient, and
+                 the logits' gradient, at the moment in which the backward pass begins
+
+    >>> from lora_lab import shapes
+    >>> cost = memory(shapes.known("Llama-2-7B"), "qlora", rows=1, length=512, rank=16)
+    >>> {bucket: round(n / 1e6) for bucket, n in cost.items()}  # MB
+    {'weights': 4550, 'gradients': 160, 'optimizer': 320, 'activations': 3328, 'logits': 197}
+
+    Raises ValueError for an unknown `how`, a rank below 1, and targets that the model has not.
+    """
+    if how not in WAYS:
+        raise ValueError(f"how must be one of {', '.join(WAYS)}, got {how!r}")
+    way, matrices = WAYS[how], list(getattr(model, "matrices", model))
+    base = model.total if isinstance(model, Shape) else sum(m.parameters for m in matrices)
+    if trainable is None:
+        trainable = base if way.full else lora(matrices, rank, targets)
+    linear = sum(m.count * m.out_features * m.in_features for m in matrices) if way.nf4 else 0
+    frozen = 0 if way.full else (base - linear) * way.frozen + round(linear * NF4_BITS / 8)
+    kept = _Kept(way, rank, dropout, [] if way.full else chosen(matrices, targets))
+    if isinstance(model, Shape):
+        tokens = kept.model(model, length, padded, checkpointing)
+        logits = model.vocabulary * (12 + way.activation * model.soft_cap)
+    else:
+        tokens, logits = sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
+    return {
+        "weights": frozen + round(trainable * way.weights),
+        "gradients": trainable * way.gradients,
+        "optimizer": trainable * way.optimizer,
+        "activations": rows * length * tokens,
+        "logits": rows * length * logits,
+    }
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Bytes that autograd keeps for each token. Every activation is kept once, whoever else reads it."""
+
+    way: Way
+    rank: int
+    dropout: float
+    adapted: list[Matrix]
+
+    def model(self, shape: Shape, length: int, padded: bool, checkpointing: bool) -> int:
+        roles = {role(m) for m in self.adapted}
+        first, other = (self.block(shape, reach(roles, g), length, padded) for g in (self.way.full, True))
+        blocks = first + (shape.layers - 1) * other
+        if checkpointing:  # one block at a time is computed again
+            blocks = shape.layers * shape.hidden * self.way.activation + other
+        head = shape.hidden * self.way.activation * self.way.full
+        return blocks + self.norm(shape, shape.hidden, True) + head
+
+    def block(self, shape: Shape, r: Reach, length: int, padded: bool) -> int:
+        a, h, m = self.way.activation, shape.hidden, shape.intermediate
+        readers = {
+            name: [x for x in shape.matrices if role(x) in name.split()]
+            for name in ("q k v qkv", "o", "gate up", "down")
+        }
+        queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+        kept = self.norm(shape, h, r.given) + self.read(readers["q k v qkv"], h, r.given)
+        if shape.qk_norm:
+            kept += self.norm(shape, queries, r.q, shape.heads) + self.norm(shape, keys, r.k, shape.kv_heads)
+        if r.o:  # q, k, v, the output, and its log-sum-exp; with a mask, keys and values for each head and a row of it
+            kept += a * (2 * queries + 2 * (queries if padded else keys) + length * padded) + 4 * shape.heads
+            if any(x.name == "qkv_proj" for x in shape.matrices):
+                kept += a * (queries + keys)  # v is a part of the fused projection, which is kept whole for it
+        kept += self.read(readers["o"], queries, r.o, kept_anyway=r.o)
+        kept += self.norm(shape, h, r.mlp) * (shape.block_norms // 2)
+        kept += self.norm(shape, h, r.down) * (shape.block_norms // 2 - 1)
+        kept += self.read(readers["gate up"], h, r.mlp)
+        # gate, up and silu(gate); or for GPT-2's gelu x, 0.5 x, its tanh and 1 + tanh
+        kept += a * m * (2 * r.gate + r.up if shape.gated else 4 * r.up)
+        return kept + self.read(readers["down"], m, r.down)
+
+    def norm(self, shape: Shape, width: int, given: bool, factors: int = 1) -> int:
+        """A normalisation: its input, its factor, and, where its weight trains, the normalised input.
+
+        RMSNorm works in float32 whatever it is given. GPT-2's LayerNorm keeps its input, a mean and a factor.
+        """
+        if not shape.gated:
+            return given * (width * self.way.activation + 8)
+        return given * 4 * (width + factors) + self.way.full * width * self.way.activation
+
+    def read(self, readers: list[Matrix], width: int, given: bool, kept_anyway: bool = False) -> int:
+        """Linear layers that read one input [width]: a frozen one keeps nothing, so only an adapter's copy counts."""
+        a = self.way.activation
+        if self.way.full:
+            return a * width * (not kept_anyway)
+        adapted = [m for m in readers if m in self.adapted]
+        kept = a * self.rank * len(adapted)
+        if self.dropout:  # its own masked copy, and the mask: float32 on a CPU, a byte on a GPU
+            return kept + len(adapted) * width * (a + (4 if a == 4 else 1) * given)
+        # In bfloat16 each adapter casts the input for itself; in float32 they share it.
+        return kept + a * width * (len(adapted) if a < 4 else bool(adapted) and not kept_anyway)
