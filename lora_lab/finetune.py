@@ -207,7 +207,7 @@ def way_of(method: str, gpu: bool) -> str:
 def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, int]:
     """`memory.memory` for a loaded model whose longest training example has `length` tokens."""
     shape = decoder(model)
-    adapted = {path.rsplit(".", 2)[-2] for path in adapter_parameters(model)}
+    adapted = {path.rsplit(".", 2)[-2] for path in adapter_parameters(model)} if settings["method"] == "lora" else set()
     return memory(
         shape,
         way_of(settings["method"], gpu=model.device.type == "cuda"),

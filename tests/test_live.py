@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_lab import figures, finetune, live, models
+from lora_lab import figures, finetune, live, models, shapes
 from lora_lab.adapters import add_adapter, count_parameters
 from lora_lab.config import LoraConfig
 
@@ -54,8 +54,9 @@ def test_a_model_on_the_meta_device_is_adapted_as_the_plan_counts():
     """Grouped keys and values, 30 layers: the hub shapes go through the same code as a loaded model."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    config = shapes.entry("SmolLM2-135M")["config"]
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**live.HUB_MODELS["HuggingFaceTB/SmolLM2-135M"]))
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**config))
     add_adapter(model, LoraConfig(rank=4))
     plan = live.plan("HuggingFaceTB/SmolLM2-135M", rank=4)
     assert plan.trainable == count_parameters(model).trainable
@@ -64,9 +65,9 @@ def test_a_model_on_the_meta_device_is_adapted_as_the_plan_counts():
 
 def test_on_a_gpu_frozen_weights_and_activations_take_half():
     cpu, gpu = live.plan(), live.plan(gpu=True)
-    assert 2 * gpu.lora["activations"] == cpu.lora["activations"]
+    assert 0.5 < gpu.lora["activations"] / cpu.lora["activations"] < 0.7  # norms work in float32 there too
     assert cpu.lora["weights"] - gpu.lora["weights"] == 2 * cpu.base
-    assert gpu.full["weights"] == cpu.full["weights"]  # what trains stays float32
+    assert gpu.full["weights"] == 1.5 * cpu.full["weights"]  # what trains stays float32, beside a copy in bfloat16
 
 
 def test_a_rank_of_zero_and_an_unknown_task_are_refused():
