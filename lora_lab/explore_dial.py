@@ -44,7 +44,12 @@ def alpha_dial(scale: float = 0.0, lock: Mapping[str, Any] | None = None) -> exp
             f"Scale {row['scale']:.2f}: loss {row['pirate_loss']:.2f} on pirate stories, {row['story_loss']:.2f} on "
             f"plain stories (nats per token); {row['marker_words']:.0f} pirate words in 100 written."
         )
-        return finding, f"<i>{html.escape(prompts[prompt])}</i>{mark_pirate(row['texts'][prompt])}"
+        return finding, f"<i>{html.escape(prompts[prompt])}</i>{mark_pirate(row['texts'][prompt])}{twin}"
+
+    words = ("loss on pirate stories", "loss on plain stories", "pirate words per 100")
+    twin = figures.table(
+        [{"scale": f"{r['scale']:.2f}"} | {w: f"{r[f]:.2f}" for w, f in zip(words, DIAL, strict=True)} for r in rows]
+    )
 
     first, best, last = rows[0], min(rows, key=lambda row: row["pirate_loss"]), rows[-1]
     summary = (

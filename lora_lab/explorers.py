@@ -1,8 +1,12 @@
 """The explorers' front door: `explorers.svd()` in a notebook's cell, and so on for each, and `explorers.compare`.
 
     results      rank, alpha, learning rate and targets over recorded training runs
+    calculator   any known model on any card: parameters, memory, does it fit
+    svd          how much of a matrix its r largest singular values hold
+    diagram      the flow of LoRA, its shapes and counts
     alpha_dial   turn a trained adapter's scale and read what it writes: recorded
     live_dial    the same, written live, and two adapters mixed
+    training     a student trained anew at each move
 
 Each takes the values that its controls start at, and `lock`, with which a teacher limits, fixes or hides controls:
 `lock={"rank": (1, 16), "alpha": 16, "lr": None}`. Each is loaded when it is first asked for: the live ones need torch.
@@ -17,8 +21,12 @@ from lora_lab.explorer import compare
 
 MODULES = {
     "results": "explore_results",
+    "calculator": "explore_calculator",
+    "svd": "explore_svd",
+    "diagram": "explore_diagram",
     "alpha_dial": "explore_dial",
     "live_dial": "explore_dial",
+    "training": "explore_training",
 }
 __all__ = ["compare", *MODULES]
 

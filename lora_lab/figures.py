@@ -182,13 +182,15 @@ def lora_diagram(out_features: int, in_features: int, rank: int, alpha: float) -
 
     Shapes as PyTorch stores them: W [out, in], A [rank, in], B [out, rank]. The boxes are not to scale.
     """
+    said, boxes = lora_texts(out_features, in_features, rank, alpha), lora_boxes(rank)
     figure, (axes,) = new_figure(7.2, 3.5)
     axes.set(xlim=(-0.3, 12.5), ylim=(0, 6))
     axes.set_axis_off()
     axes.grid(False)
 
     def write(x: float, y: float, text: str, **how) -> None:
-        axes.text(x, y, text, **{"ha": "center", "va": "center", "color": INK, **how})
+        gid = text if text in said else None  # an explorer finds by it what follows rank and alpha
+        axes.text(x, y, said.get(text, text), gid=gid, **{"ha": "center", "va": "center", "color": INK, **how})
 
     def arrow(*points: tuple[float, float]) -> None:
         axes.plot(*zip(*points[:-1], strict=True), color=INK, lw=1.5, solid_joinstyle="round")
@@ -197,33 +199,55 @@ def lora_diagram(out_features: int, in_features: int, rank: int, alpha: float) -
 
     axes.add_patch(Rectangle((3.3, 3.5), 4.4, 2.2, facecolor="#eeeeee", edgecolor=GREY, hatch="//", lw=1.5))
     box = {"facecolor": "#eeeeee", "edgecolor": "none", "pad": 3}
-    write(5.5, 4.85, f"W  [{out_features}, {in_features}]", fontsize=12, fontweight="bold", bbox=box)
-    write(5.5, 4.2, f"frozen: {out_features * in_features:,} numbers", bbox=box)
-    for left, height, name, shape, start, colour in (
-        (2.6, (2.5, 0.9), "A", (rank, in_features), "starts random", BLUE),
-        (5.5, (0.9, 2.5), "B", (out_features, rank), "starts at zero", ORANGE),
-    ):
-        near, far = (h / 2 for h in height)
-        corners = [(left, 1.55 - near), (left, 1.55 + near), (left + 2.1, 1.55 + far), (left + 2.1, 1.55 - far)]
-        axes.add_patch(Polygon(corners, facecolor=colour + "40", edgecolor=colour, lw=1.8))
-        write(left + 1.05, 1.75, f"{name}  [{shape[0]}, {shape[1]}]", fontsize=10, fontweight="bold")
-        write(left + 1.05, 1.3, start, fontsize=9)
-    write(8.65, 1.55, f"× {alpha:g}/{rank} = {alpha / rank:g}", fontsize=11)
+    write(5.5, 4.85, "W", fontsize=12, fontweight="bold", bbox=box)
+    write(5.5, 4.2, "frozen", bbox=box)
+    for left, name, colour in ((2.6, "A", BLUE), (5.5, "B", ORANGE)):
+        axes.add_patch(Polygon(boxes[name], facecolor=colour + "40", edgecolor=colour, lw=1.8, gid=f"box {name}"))
+        write(left + 1.05, 1.75, name, fontsize=10, fontweight="bold")
+        write(left + 1.05, 1.3, f"start {name}", fontsize=9)
+    write(8.65, 1.55, "scaling", fontsize=11)
     write(8.65, 1.0, "alpha / rank", fontsize=9)
-    write(5.1, 0.02, f"trained: {rank * (in_features + out_features):,} numbers", va="bottom")
-    write(0.5, 3.45, f"x  [{in_features}]", fontsize=12)
+    write(5.1, 0.02, "trained", va="bottom")
+    write(0.5, 3.45, "x", fontsize=12)
     arrow((1.7, 3.45), (1.7, 4.6), (3.3, 4.6))
     arrow((1.7, 3.45), (1.7, 1.55), (2.6, 1.55))
     axes.plot([1.3, 1.7], [3.45, 3.45], color=INK, lw=1.5)
     arrow((4.7, 1.55), (5.5, 1.55))
-    write(5.1, 1.86, f"{rank}", fontsize=9)
+    write(5.1, 1.86, "rank", fontsize=9)
     axes.plot([7.6, 7.75], [1.55, 1.55], color=INK, lw=1.5)
     arrow((9.6, 1.55), (10.0, 1.55), (10.0, 3.15))
     arrow((7.7, 4.6), (10.0, 4.6), (10.0, 3.75))
     write(10.0, 3.45, "+", fontsize=15, bbox={"boxstyle": "circle,pad=0.15", "facecolor": "white", "edgecolor": INK})
     arrow((10.32, 3.45), (10.8, 3.45))
-    write(11.75, 3.45, f"y  [{out_features}]", fontsize=12)
+    write(11.75, 3.45, "y", fontsize=12)
     return figure
+
+
+def lora_texts(out_features: int, in_features: int, rank: int, alpha: float) -> dict[str, str]:
+    """What `lora_diagram` writes about these numbers, by the place it writes it in."""
+    return {
+        "W": f"W  [{out_features}, {in_features}]",
+        "frozen": f"frozen: {out_features * in_features:,} numbers",
+        "A": f"A  [{rank}, {in_features}]",
+        "B": f"B  [{out_features}, {rank}]",
+        "start A": "starts random",  # B A = 0 at first, and yet B has a gradient
+        "start B": "starts at zero",
+        "scaling": f"× {alpha:g}/{rank} = {alpha / rank:.4g}",
+        "trained": f"trained: {rank * (in_features + out_features):,} numbers",
+        "x": f"x  [{in_features}]",
+        "rank": f"{rank}",
+        "y": f"y  [{out_features}]",
+    }
+
+
+def lora_boxes(rank: int) -> dict[str, list[tuple[float, float]]]:
+    """Corners of A and B in `lora_diagram`: the waist between them grows with each doubling of the rank."""
+    wide, waist = 1.25, min(1.25, 0.15 + 0.1 * math.log2(rank))  # halves of the heights
+
+    def box(left: float, near: float, far: float) -> list[tuple[float, float]]:
+        return [(left, 1.55 - near), (left, 1.55 + near), (left + 2.1, 1.55 + far), (left + 2.1, 1.55 - far)]
+
+    return {"A": box(2.6, wide, waist), "B": box(5.5, waist, wide)}
 
 
 @in_style
