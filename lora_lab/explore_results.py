@@ -5,14 +5,16 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from lora_lab import experiments, explorer, figures, figures_results, tasks
+from lora_lab import counting, experiments, explorer, figures, figures_results, shapes, tasks
 from lora_lab.explore_dial import mark_pirate
 
+BASE = Path(__file__).parent / "assets" / "base" / "config.json"
 Setting = tuple[str, float, int, float]  # targets, alpha / rank, rank, learning rate
 Cell = list[dict]  # the rows of one setting: one per seed
 ORDER = ("targets", "ratio", "rank", "lr")
@@ -172,7 +174,7 @@ def results(
     """
     record = experiments.recorded(sweep)
     before, prompt = record["before"]["pirate"], tasks.load_task("pirate").prompts[0]
-    cells = by_setting(record["rows"])
+    cells, base = by_setting(record["rows"]), shapes.from_file(BASE)
     figure, draw = results_figure(cells, before)
     places, ratios, ranks, rates = values(cells)
     controls = {
@@ -186,8 +188,10 @@ def results(
         chosen: Setting = tuple(now[name] for name in ORDER)
         draw(*chosen)
         row = cells[chosen][0]
-        count = row["trainable"]
-        size = f"{count:,} parameters train: {4 * count:,} bytes in the adapter's file. The first seed's model writes: "
+        size = (
+            f"{row['trainable']:,} parameters train; the adapter's file has "
+            f"{counting.adapter_bytes(base, row['rank'], row['targets']):,} bytes. The first seed's model writes: "
+        )
         text = f"<i>{html.escape(prompt)}</i> {mark_pirate(row['text'])}" if row["text"] else "nothing"
         return finding(cells, before, chosen), f"<p>{size}{text}</p>{twin(cells, chosen)}"
 

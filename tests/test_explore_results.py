@@ -119,7 +119,7 @@ def test_the_finding_names_the_better_rate_or_says_that_there_is_none(explorer):
 def test_parameters_bytes_text_and_table_stand_below_and_are_escaped(explorer):
     explorer.controls["lr"].value = 0.001
     detail = explorer.detail.value
-    assert "16,000 parameters train: 64,000 bytes" in detail
+    assert "16,000 parameters train; the adapter's file has " in detail
     assert (
         "said &lt;b&gt;cat&lt;/b&gt; <mark><b>ye</b></mark> all-linear 16 2.0 0.001 0" in detail
         and "<b>cat" not in detail
@@ -151,3 +151,14 @@ def test_it_opens_on_the_record_that_is_shipped():
     shipped = explorers.results()
     assert len(experiments.recorded("grid")["rows"]) == 3 * np.prod([len(c.options) for c in shipped.controls.values()])
     assert shipped.text.startswith("Rank 16, alpha 32, learning rate 0.01, all-linear: loss 3.")
+
+
+def test_bytes_are_those_of_the_file_that_is_saved(tmp_path):
+    from lora_lab import models, storage
+    from lora_lab.adapters import add_adapter
+    from lora_lab.config import LoraConfig
+
+    model = add_adapter(models.load_model(), LoraConfig(rank=4, target_modules=["q_proj", "v_proj"]))
+    folder = storage.save_adapter(model, tmp_path / "saved")
+    shown = explorers.results(rank=4, targets="q_proj,v_proj").detail.value
+    assert f"the adapter's file has {(folder / storage.WEIGHTS_FILE).stat().st_size:,} bytes" in shown
