@@ -308,12 +308,14 @@ FOLDER = Path(__file__).resolve().parent.parent / "figures"
 def draw_all() -> dict[str, Figure]:
     """Every picture in `figures/`, by file name."""
     from lora_lab.experiments import column, recorded
+    from lora_lab.explore_results import results
 
     rows = recorded("dial")["rows"]
     return {
         "lora_diagram.png": lora_diagram(4096, 4096, rank=8, alpha=16),
         "book.png": book(4096, rank=8),
         "dial.png": dial(*(column(rows, f) for f in ("scale", "pirate_loss", "story_loss", "marker_words"))),
+        "explorer.png": results().figure,
     }
 
 

@@ -32,8 +32,9 @@ ORDER = """
     explorer explore_dial explore_results explore_calculator explore_svd explore_diagram explore_training
     explorers live practice interview
 """.split()
-# Known upward imports, both inside a function: the pretraining command ends by writing the model's card.
-UPWARD = {("pretrain", "model_card")}
+# Known upward imports, inside a function: the pretraining command ends by writing the model's card, and the command
+# that redraws `figures/` draws an explorer too.
+UPWARD = {("pretrain", "model_card"), ("figures", "explore_results")}
 
 STANDARD_LIBRARY_ALONE = set(
     "counting shapes flops memory count_command lessons query_language plain_errors result".split()
