@@ -29,7 +29,7 @@ def training_figure(first: Sequence[float]) -> tuple[Figure, Callable[[Sequence[
     cut = {"clip_on": False, "in_layout": False}
     every = {"markevery": 20} | cut
     (before,) = axes.plot(
-        steps, np.clip(first, LOW, HIGH), color=figures.GREY, ls=":", label="as it started", zorder=2.9, **cut
+        steps, np.clip(first, LOW, HIGH), color=figures.GREY, ls=":", label="as it started", zorder=2.7, **cut
     )
     (now,) = axes.plot([], [], label="this student", animated=True, zorder=3, **figures.cues(0), **every)
     (floor,) = axes.plot([], [], color=figures.ORANGE, ls="--", animated=True, zorder=2.8, **cut)

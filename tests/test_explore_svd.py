@@ -88,8 +88,8 @@ def test_the_drawing_is_of_the_size_asked_for_and_its_word_returns_with_the_rank
 
 
 def test_the_update_is_read_as_recorded(monkeypatch):
-    update = np.arange(6, dtype="<f2").reshape(2, 3)
-    record = {"update": {"shape": [2, 3], "float16": base64.b64encode(update.tobytes()).decode()}}
+    update = np.arange(20, dtype="<f2").reshape(4, 5)
+    record = {"update": {"shape": [4, 5], "float16": base64.b64encode(update.tobytes()).decode()}}
     monkeypatch.setattr(experiments, "recorded", lambda name: {"spectrum": record}[name])
     assert np.array_equal(explore_svd.trained_update(), update)
     assert explorers.svd(rank=1).controls["matrix"].options == ("a drawing", "the update of full fine-tuning")
