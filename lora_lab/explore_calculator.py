@@ -101,7 +101,7 @@ def context(model: str) -> int:
 
 
 def way_out(plan: Plan, gpu: float) -> str:
-    """The first of the usual remedies with which a plan that does not fit `gpu` bytes would, as a sentence."""
+    """The first of the usual remedies with which a plan that does not fit `gpu` bytes would, in words."""
     remedies: dict[str, dict[str, Any]] = {
         "checkpointing": {"checkpointing": True},
         "batches of 1": {"batch": 1},
@@ -113,8 +113,8 @@ def way_out(plan: Plan, gpu: float) -> str:
         for name, change in ({"": {}} | remedies).items():
             if cost(replace(plan, method=method, **change)).bytes <= gpu:
                 words = [method] * (method != plan.method) + [name] * bool(name)
-                return f"It would with {' and '.join(words)}."
-    return "No method, batch or checkpointing here makes it fit: take shorter texts, a smaller model or more cards."
+                return f"it would with {' and '.join(words)}"
+    return "nothing here makes it fit"
 
 
 def verdict(need: float, gpu: float) -> str:
@@ -173,23 +173,17 @@ def fit_figure() -> tuple[Figure, Callable[[Mapping[str, Cost], str, float], Non
 
 
 def finding(plan: Plan, gpu: float) -> str:
-    """What the plan takes and whether it fits, in two or three sentences."""
+    """What the plan takes and whether it fits, in two sentences."""
     take = cost(plan)
-    how = "in full" if plan.method == "full" else f"by {plan.method} of rank {plan.rank} on {plan.targets}"
-    share = counting.share_of_base(take.trainable, take.base)
-    trains = (
-        f"{take.trainable:,} parameters train"
-        if plan.method == "full"
-        else (
-            f"{take.trainable:,} parameters train ({share:.3%} of the base's {take.base:,}; "
-            f"{counting.share_of_total(take.trainable, take.base):.3%} with the adapter counted in)"
+    text = f"{plan.model} in full: all of its {take.base:,} parameters train."
+    if plan.method != "full":
+        shares = [share(take.trainable, take.base) for share in (counting.share_of_base, counting.share_of_total)]
+        text = (
+            f"{plan.model} by {plan.method}, rank {plan.rank} on {plan.targets}: {take.trainable:,} parameters train, "
+            f"{shares[0]:.3%} of the base ({shares[1]:.3%} of all)."
         )
-    )
-    longest = context(plan.model)
-    if plan.length > longest:
-        trains += f". This model takes {longest:,} tokens, so {plan.length:,} are counted but could not be used"
-    text = f"{plan.model} {how}: {trains}. {megabytes(take.bytes)} at the peak: {verdict(take.bytes, gpu)}."
-    return text if take.bytes <= gpu else f"{text} {way_out(plan, gpu)}"
+    text += f" {megabytes(take.bytes)} at the peak, a card of {gpu / 1e9:g} GB: {verdict(take.bytes, gpu)}"
+    return f"{text}." if take.bytes <= gpu else f"{text}; {way_out(plan, gpu)}."
 
 
 def twin(costs: Mapping[str, Cost], gpu: float) -> str:
@@ -235,7 +229,9 @@ def calculator(
         plan, size = Plan(**chosen), 1e9 * (card or gpu)
         costs = {method: cost(replace(plan, method=method)) for method in METHODS}
         draw(costs, plan.method, size)
-        return f"Card of {card or gpu} GB. {finding(plan, size)}", twin(costs, size)
+        longest = context(plan.model)
+        note = f"<p>{plan.length:,} tokens are counted, but this model takes {longest:,} at most.</p>"
+        return finding(plan, size), note * (plan.length > longest) + twin(costs, size)
 
     summary = "Memory at the peak of training in full, by LoRA and by QLoRA, in five buckets, against the card's."
     return explorer.Explorer(figure, controls, move, summary, lock, detail_height=130)

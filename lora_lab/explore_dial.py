@@ -117,8 +117,7 @@ def live_dial(
         raise ValueError(f"no adapter {unknown[0]!r} to scale: there are {', '.join(names)}")
     prompts = [*tasks.load_task("pirate").prompts, "def "]
     controls = {
-        name: explorer.slider(f"{name} scale", "1 = trained", 0.0, 2.0, float(scales.get(name, 0)), step=0.1)
-        for name in names
+        name: explorer.slider(name, "× trained", 0.0, 2.0, float(scales.get(name, 0)), step=0.1) for name in names
     }
     controls["prompt"] = explorer.menu("beginning", prompts, prompts[0])
     plain, tokenizer = load("base", "cpu")
@@ -238,4 +237,4 @@ def as_html(prompt: str, said: Sequence[Written]) -> str:
         }
         for token in said
     ]
-    return text + figures.table(rows, "Bold in the text: the base model alone would have chosen otherwise")
+    return text + figures.table(rows, "Bold in the text: not the base model's own choice")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,9 @@ def by_setting(rows: Sequence[Mapping]) -> dict[Setting, Cell]:
     cells: dict[Setting, Cell] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         cells.setdefault((row["targets"], row["alpha"] / row["rank"], row["rank"], row["lr"]), []).append(row)
-    missing = [s for s in np.ndindex(*map(len, values(cells))) if pick(cells, s) not in cells]
-    if missing:
-        raise ValueError(f"nothing is recorded for (targets, alpha / rank, rank, lr) = {pick(cells, missing[0])}")
+    for setting in itertools.product(*values(cells)):
+        if setting not in cells:
+            raise ValueError(f"nothing is recorded for (targets, alpha / rank, rank, lr) = {setting}")
     return cells
 
 
@@ -35,11 +36,6 @@ def values(cells: Mapping[Setting, Cell]) -> list[list]:
     """What was recorded of targets, alpha / rank, rank and learning rate, in rising order (targets as they come)."""
     targets, *numbers = zip(*cells, strict=True)
     return [list(dict.fromkeys(targets)), *(sorted(set(column)) for column in numbers)]
-
-
-def pick(cells: Mapping[Setting, Cell], indices: Sequence[int]) -> Setting:
-    """The setting at these places of `values`."""
-    return tuple(column[i] for column, i in zip(values(cells), indices, strict=True))
 
 
 def spread(cell: Cell, field: str) -> tuple[float, float, float]:
@@ -121,17 +117,13 @@ def finding(cells: Mapping[Setting, Cell], before: Mapping[str, float], chosen: 
     targets, ratio, rank, lr = chosen
     cell = cells[chosen]
     low, mean, high = spread(cell, "loss")
-    count = f"{len(cell)} seeds" if len(cell) > 1 else "1 seed"
     text = (
-        f"Rank {rank}, alpha {ratio * rank:g}, learning rate {lr:g}, {targets}: loss {_nats(mean)} on pirate stories "
-        f"({_nats(low)} to {_nats(high)} over {count}; {_nats(before['loss'])} before), "
-        f"{_nats(spread(cell, 'base_loss')[1])} on plain stories ({_nats(before['base_loss'])} before)."
+        f"Rank {rank}, alpha {ratio * rank:g}, learning rate {lr:g}, {targets}: loss {_nats(mean)} ({_nats(low)} to "
+        f"{_nats(high)} over {len(cell)} seeds) from {_nats(before['loss'])} on pirate stories, "
+        f"{_nats(spread(cell, 'base_loss')[1])} from {_nats(before['base_loss'])} on plain ones."
     )
     if bad := diverged(cell, before):
-        return (
-            f"{text} {bad} of {count} diverged: the steps, which grow with learning rate, alpha / rank and rank, were "
-            "too large."
-        )
+        return f"{text} {bad} of {len(cell)} diverged: steps grow with learning rate, alpha / rank and rank."
     best = min(values(cells)[3], key=lambda rate: spread(cells[targets, ratio, rank, rate], "loss")[1])
     if best == lr:
         return f"{text} No other learning rate here has a lower mean."
@@ -196,11 +188,7 @@ def results(
         return finding(cells, before, chosen), f"<p>{size}{text}</p>{twin(cells, chosen)}"
 
     summary = (
-        f"Left: loss on pirate stories against learning rate, a line for each of the ranks {_listed(ranks)}, with the "
-        f"spread of the seeds. Right: the same runs' loss on plain stories against it; both low is good."
+        f"Left: loss on pirate stories against learning rate, a line and the spread of its seeds for each rank "
+        f"({', '.join(map(str, ranks))}). Right: the same runs' loss on plain stories against it; both low is good."
     )
     return explorer.Explorer(figure, controls, move, summary, lock, detail_height=250)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"

@@ -98,10 +98,10 @@ def test_a_diverged_run_stands_at_the_edge_with_a_cross_and_is_said(explorer):
     top = left.get_ylim()[1]
     cross = next(line for line in left.lines if line.get_label() == "beyond the axes")
     assert (0.01, top) in [(float(x), float(y)) for x, y in zip(*cross.get_data(), strict=True)]
-    assert "loss no number on pirate stories" in explorer.text
-    assert "3 of 3 seeds diverged" in explorer.text and "too large" in explorer.text
+    assert "loss no number (no number to no number over 3 seeds) from 4.75 on pirate stories" in explorer.text
+    assert "3 of 3 diverged: steps grow with" in explorer.text
     explorer.controls["targets"].value = "q_proj,v_proj"  # numbers, but worse than before training
-    assert "loss 7.00 on pirate stories (6.00 to 8.00" in explorer.text and "3 of 3 seeds diverged" in explorer.text
+    assert "loss 7.00 (6.00 to 8.00 over 3 seeds)" in explorer.text and "3 of 3 diverged" in explorer.text
     explorer.controls["lr"].value = 0.001
     assert "diverged" not in explorer.text
     assert len(cross.get_xdata()) == 1  # rank 16 at the other rate
@@ -110,7 +110,7 @@ def test_a_diverged_run_stands_at_the_edge_with_a_cross_and_is_said(explorer):
 def test_the_finding_names_the_better_rate_or_says_that_there_is_none(explorer):
     explorer.controls["ratio"].value, explorer.controls["rank"].value = 0.5, 1
     explorer.controls["lr"].value = 0.001
-    assert explorer.text.startswith("Rank 1, alpha 0.5, learning rate 0.001, all-linear: loss 4.70 on pirate stories")
+    assert explorer.text.startswith("Rank 1, alpha 0.5, learning rate 0.001, all-linear: loss 4.70 (")
     assert "Larger steps do better here: 0.01 reaches 4.56" in explorer.text
     explorer.controls["lr"].value = 0.01
     assert "No other learning rate here has a lower mean" in explorer.text

@@ -131,7 +131,7 @@ def test_each_beginning_and_each_scale_can_be_chosen_and_no_other(dial):
     assert "<i>def </i>" in dial.detail.value
     with pytest.raises(ValueError, match="no adapter 'three' to scale: there are one, two"):
         explorers.live_dial({"three": 1.0}, {"one": "a", "two": "b"})
-    with pytest.raises(ValueError, match="one scale is 3.0, but must be 0 to 2"):
+    with pytest.raises(ValueError, match="one is 3.0, but must be 0 to 2"):
         explorers.live_dial({"one": 3.0}, {"one": "a"})
 
 
