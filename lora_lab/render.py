@@ -98,13 +98,19 @@ def run(notebook: NotebookNode, folder: Path) -> None:
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Drop, in place, what differs from run to run or means nothing outside this machine; stamp the source hash."""
+    """Drop, in place, what differs from run to run or means nothing outside this machine; stamp the source hash.
+
+    A cell that showed a widget is made undeletable.
+    """
     from nbformat import from_dict
 
     for cell in notebook.cells:
         for key in EDITOR_METADATA:
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
+            if any(WIDGET in output.get("data", {}) for output in cell.outputs):
+                # JupyterLab's shortcuts fire while a slider has the focus, and d d would delete the cell.
+                cell.metadata.deletable = False
             cell.outputs = [kept for output in cell.outputs if (kept := clean_output(output)) is not None]
     notebook.metadata = from_dict(
         {"kernelspec": KERNEL, "language_info": {"name": "python"}, "lora_lab": {"source_hash": source_hash(notebook)}}

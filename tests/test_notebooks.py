@@ -72,6 +72,11 @@ def test_nothing_is_kept_from_the_test_run(notebook):
     assert not tags & {"nbval-skip", "nbval-ignore-output"}
 
 
+def test_no_key_pressed_on_a_slider_deletes_its_cell(notebook):
+    explorers = [cell for cell in cells(notebook, "code") if re.search(r"explorers\.\w+\(|chooser\(", cell.source)]
+    assert [cell.source for cell in explorers if cell.metadata.get("deletable") is not False] == []
+
+
 def test_links_lead_somewhere(path, notebook):
     for cell in cells(notebook, "markdown"):
         for target in re.findall(r"\]\(([^)\s]+)", cell.source) + re.findall(r"(?:src|href)=\"([^\"]+)\"", cell.source):

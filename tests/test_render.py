@@ -49,6 +49,8 @@ def test_a_rendered_notebook_keeps_its_outputs_and_nothing_of_this_machine(tmp_p
     assert [output.text for output in text] == ["loss 2\n"]
     assert picture[0].metadata["image/png"]["alt"] == "an empty figure"
     assert slider == [] and bar == []
+    undeletable = [cell.metadata.get("deletable") for cell in notebook.cells]
+    assert undeletable == [None, None, None, False, None]  # d d, pressed on a slider, would take its cell away
     assert set(notebook.metadata) == {"kernelspec", "language_info", "lora_lab"}
     assert all("execution" not in cell.metadata for cell in notebook.cells)
 
