@@ -19,7 +19,8 @@ ROLES = {
     "qkv": "qkv_proj c_attn query_key_value Wqkv",
     "o": "o_proj out_proj dense attn.c_proj",
     "gate": "gate_proj",
-    "up": "up_proj c_fc fc1 dense_h_to_4h fc_in gate_up_proj",
+    "up": "up_proj c_fc fc1 dense_h_to_4h fc_in",
+    "gate_up": "gate_up_proj",
     "down": "down_proj fc2 dense_4h_to_h fc_out mlp.c_proj",
 }
 _ROLE_OF = {name: role for role, spelled in ROLES.items() for name in spelled.split()}
@@ -46,7 +47,9 @@ class Reach:
 
     def into(self, name: str) -> bool:
         """Whether the input of the linear layer with this role needs a gradient."""
-        return {"o": self.o, "gate": self.mlp, "up": self.mlp, "down": self.down}.get(name, self.given)
+        return {"o": self.o, "gate": self.mlp, "up": self.mlp, "gate_up": self.mlp, "down": self.down}.get(
+            name, self.given
+        )
 
 
 def reach(adapted: set[str], given: bool) -> Reach:
@@ -57,7 +60,7 @@ def reach(adapted: set[str], given: bool) -> Reach:
     q, k, v = (given or bool(adapted & {name, "qkv"}) for name in "qkv")
     attention = q or k or v
     mlp = attention or "o" in adapted
-    gate, up = mlp or "gate" in adapted, mlp or "up" in adapted
+    gate, up = (mlp or bool(adapted & {name, "gate_up"}) for name in ("gate", "up"))
     return Reach(given, q, k, v, o=attention, mlp=mlp, gate=gate, up=up, down=gate or up)
 
 

@@ -21,13 +21,16 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 @dataclass(frozen=True)
 class Way:
     """Bytes of one number. weights, gradients, optimizer: for a parameter that trains; frozen: for one that does not;
-    activation: for what is kept of the forward pass. nf4: the frozen linear layers are quantised."""
+    activation: for what is kept of the forward pass; stream: for the residual stream and what norms put out. nf4: the
+    frozen linear layers are quantised.
+    """
 
     says: str
     weights: float
     gradients: int
     optimizer: int
     activation: int
+    stream: int
     frozen: int = 0
     nf4: bool = False
 
@@ -39,16 +42,18 @@ class Way:
 
 WAYS = {
     # ZeRO (Rajbhandari et al. 2020, section 3.1): the optimizer holds a float32 copy of the weights and two means.
-    "full": Way("in full, bfloat16 with float32 master weights: 16 bytes a parameter", 2, 2, 12, 2),
-    "full-18": Way("in full, the same with float32 gradients: 18 bytes", 2, 4, 12, 2),
-    "full-bf16": Way("in full, all of it bfloat16: 8 bytes", 2, 2, 4, 2),
-    "full-float32": Way("in full, all of it float32: 16 bytes", 4, 4, 8, 4),
+    "full": Way("in full, bfloat16 with float32 master weights: 16 bytes a parameter", 2, 2, 12, 2, 2),
+    "full-18": Way("in full, the same with float32 gradients: 18 bytes", 2, 4, 12, 2, 2),
+    "full-bf16": Way("in full, all of it bfloat16: 8 bytes", 2, 2, 4, 2, 2),
+    "full-float32": Way("in full, all of it float32: 16 bytes", 4, 4, 8, 4, 4),
     # autocast keeps a bfloat16 copy of each weight from the forward pass to the backward pass
-    "full-autocast": Way("in full, float32 computed in bfloat16 (autocast): 18 bytes", 6, 4, 8, 2),
-    "lora": Way("LoRA, frozen base in bfloat16, adapter in float32", 4, 4, 8, 2, frozen=2),
-    "lora-float32": Way("LoRA, all of it float32", 4, 4, 8, 4, frozen=4),
+    "full-autocast": Way("in full, float32 computed in bfloat16 (autocast): 18 bytes", 6, 4, 8, 2, 4),
+    "lora": Way("LoRA, frozen base in bfloat16, adapter in float32", 4, 4, 8, 2, 2, frozen=2),
+    "lora-float32": Way("LoRA, all of it float32", 4, 4, 8, 4, 4, frozen=4),
     # prepare_model_for_kbit_training turns what is not quantised (embeddings, norms, output head) into float32
-    "qlora": Way("QLoRA, frozen linear layers in NF4, the rest and the adapter in float32", 4, 4, 8, 2, 4, nf4=True),
+    "qlora": Way(
+        "QLoRA, frozen linear layers in NF4, the rest and the adapter in float32", 4, 4, 8, 2, 2, frozen=4, nf4=True
+    ),
 }
 
 
@@ -121,7 +126,7 @@ class _Kept:
         first, other = (self.block(shape, reach(roles, g), length, padded) for g in (self.way.full, True))
         blocks = first + (shape.layers - 1) * other
         if checkpointing:  # one block at a time is computed again
-            blocks = shape.layers * shape.hidden * self.way.activation + other
+            blocks = shape.layers * shape.hidden * self.way.stream + other
         head = shape.hidden * self.way.activation * self.way.full
         return blocks + self.norm(shape, shape.hidden, True) + head
 
@@ -129,20 +134,24 @@ class _Kept:
         a, h, m = self.way.activation, shape.hidden, shape.intermediate
         readers = {
             name: [x for x in shape.matrices if role(x) in name.split()]
-            for name in ("q k v qkv", "o", "gate up", "down")
+            for name in ("q k v qkv", "o", "gate up gate_up", "down")
         }
         queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
         kept = self.norm(shape, h, r.given) + self.read(readers["q k v qkv"], h, r.given)
         if shape.qk_norm:
             kept += self.norm(shape, queries, r.q, shape.heads) + self.norm(shape, keys, r.k, shape.kv_heads)
-        if r.o:  # q, k, v, the output, and its log-sum-exp; with a mask, keys and values for each head and a row of it
+        # Phi-3 turns its queries into another layout than Llama, in which attention's output is copied for o.
+        rotated_apart = any(x.name == "qkv_proj" for x in shape.matrices)
+        if r.o and shape.soft_cap:  # not in sdpa: q, k, v for each head, tanh and softmax of each score
+            kept += a * 3 * queries + shape.heads * length * (a + 4 + a * (a < 4))
+        elif r.o:  # q, k, v, the output and its log-sum-exp; with a mask, k and v for each head and a row of it
             kept += a * (2 * queries + 2 * (queries if padded else keys) + length * padded) + 4 * shape.heads
-            if any(x.name == "qkv_proj" for x in shape.matrices):
+            if rotated_apart and not (padded and keys < queries):
                 kept += a * (queries + keys)  # v is a part of the fused projection, which is kept whole for it
-        kept += self.read(readers["o"], queries, r.o, kept_anyway=r.o)
+        kept += self.read(readers["o"], queries, r.o, kept_anyway=r.o and not shape.soft_cap and not rotated_apart)
         kept += self.norm(shape, h, r.mlp) * (shape.block_norms // 2)
         kept += self.norm(shape, h, r.down) * (shape.block_norms // 2 - 1)
-        kept += self.read(readers["gate up"], h, r.mlp)
+        kept += self.read(readers["gate up gate_up"], h, r.mlp)
         # gate, up and silu(gate); or for GPT-2's gelu x, 0.5 x, its tanh and 1 + tanh
         kept += a * m * (2 * r.gate + r.up if shape.gated else 4 * r.up)
         return kept + self.read(readers["down"], m, r.down)
@@ -153,14 +162,15 @@ class _Kept:
         RMSNorm works in float32 whatever it is given. GPT-2's LayerNorm keeps its input, a mean and a factor.
         """
         if not shape.gated:
-            return given * (width * self.way.activation + 8)
-        return given * 4 * (width + factors) + self.way.full * width * self.way.activation
+            return given * (width * self.way.stream + 8)
+        wide = 4 if shape.soft_cap else self.way.stream
+        return given * 4 * (width + factors) + self.way.full * width * wide
 
     def read(self, readers: list[Matrix], width: int, given: bool, kept_anyway: bool = False) -> int:
         """Linear layers that read one input [width]: a frozen one keeps nothing, so only an adapter's copy counts."""
         a = self.way.activation
-        if self.way.full:
-            return a * width * (not kept_anyway)
+        if self.way.full:  # autocast casts a float32 input for each of its readers
+            return a * width * (len(readers) if self.way.stream > a and not kept_anyway else not kept_anyway)
         adapted = [m for m in readers if m in self.adapted]
         kept = a * self.rank * len(adapted)
         if self.dropout:  # its own masked copy, and the mask: float32 on a CPU, a byte on a GPU
