@@ -26,6 +26,7 @@ from PIL import Image
 from lora_lab import figures
 
 DPI = 144
+CLOSE = '<div style="line-height: 1.4">'  # widgets set their lines far apart
 Frame = tuple[str, str]  # the finding, a plain sentence; the detail, HTML beneath it
 
 
@@ -53,7 +54,7 @@ def stops(label: str, unit: str, values: Sequence[Any], start: Any) -> ipywidget
 
 
 def menu(label: str, options: Sequence[Any], start: Any) -> ipywidgets.Dropdown:
-    """A list to choose from: values, or (text, value) pairs."""
+    """A list to choose from: values, or (text, value) pairs. By keyboard: space opens it, arrows, then enter."""
     return put(ipywidgets.Dropdown(options=options, **_look(label, "")), start, label)
 
 
@@ -105,7 +106,7 @@ class Explorer:
         figure.set_layout_engine("none")  # the axes stay where they are: a layout per move costs 100 ms
         self.background = figure.canvas.copy_from_bbox(figure.bbox)
         self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(object_fit="contain"))
-        self.finding = ipywidgets.HTML(layout=ipywidgets.Layout(min_height="48px"))
+        self.finding = ipywidgets.HTML(layout=ipywidgets.Layout(min_height="60px"))
         self.detail = ipywidgets.HTML(layout=ipywidgets.Layout(height=f"{detail_height}px", overflow="auto"))
         self.reset_button = ipywidgets.Button(description="Reset", layout=ipywidgets.Layout(width="70px"))
         self.reset_button.on_click(self.reset)
@@ -153,7 +154,8 @@ class Explorer:
     def _draw(self, finding: str, detail: str) -> None:
         self.text = finding
         self.image.value = self._pixels()
-        self.finding.value, self.detail.value = f"<b>{html.escape(finding)}</b>", detail
+        self.finding.value = f"{CLOSE}<b>{html.escape(finding)}</b></div>"
+        self.detail.value = f"{CLOSE}{detail}</div>"
 
     def _pixels(self) -> bytes:
         canvas = self.figure.canvas

@@ -44,7 +44,7 @@ def test_the_finding_is_a_sentence_with_the_numbers_of_this_setting(dial):
 def test_scale_and_beginning_choose_the_recorded_text(dial):
     dial.controls["scale"].value = 0.75
     dial.controls["prompt"].value = 1
-    assert dial.detail.value.startswith("<i>One day</i>, <mark><b>ye</b></mark> be 3<table>")
+    assert "<i>One day</i>, <mark><b>ye</b></mark> be 3<table>" in dial.detail.value
     dial.controls["prompt"].value = 0
     assert "&lt;b&gt;cat&lt;/b&gt; 3" in dial.detail.value
 
