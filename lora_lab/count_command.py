@@ -70,13 +70,13 @@ def _table(model: counting.Matrices, counts: dict[str, float], args: argparse.Na
     lines = [
         f"  adapted          {on}",
         f"  base             {counts['total']:>17,} parameters",
-        f"  LoRA             {counts['lora']:>17,} parameters, {counts['share_of_base']:.4%} of the base, "
-        f"{counts['share_of_total']:.4%} of base and adapter",
+        f"  LoRA             {counts['lora']:>17,} parameters, {counts['share_of_base']:.5%} of the base, "
+        f"{counts['share_of_total']:.5%} of base and adapter",
         f"  break-even rank  {counts['breakeven_rank']:>17,}",
         f"  adapter file     {counts['adapter_bytes']:>17,} bytes in float32",
         f"\n  a step of {args.rows} x {args.length} tokens",
-        f"  FLOPs            forward {flops.forward(model, **tokens):.4g}, training in full {full:.4g}, "
-        f"LoRA {lora:.4g} ({lora / full:.1%})",
+        f"  TFLOP            forward {flops.forward(model, **tokens) / 1e12:.4g}, training in full {full / 1e12:.4g}, "
+        f"LoRA {lora / 1e12:.4g} ({lora / full:.1%})",
         f"  memory in GB     {' '.join(f'{bucket:>11}' for bucket in (*memory.BUCKETS, 'all'))}",
     ]
     for way in WAYS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora_lab.counting import ALL_LINEAR, Matrices, Matrix, Targets, chosen, lora
+from lora_lab.counting import ALL_LINEAR, Matrices, Matrix, Targets, check_rank, chosen, lora
 from lora_lab.shapes import Shape
 
 # What a linear layer is for, by the names that model families give it.
@@ -113,7 +113,7 @@ def step(
         raise ValueError(f"how must be 'full' or 'lora', got {how!r}")
     matrices = list(getattr(model, "matrices", model))
     adapted = {m.path for m in chosen(matrices, targets)}
-    flops = forward(model, length, rows, rank, targets)
+    flops = forward(model, length, rows, check_rank(rank), targets)
     if not isinstance(model, Shape):
         return flops + sum(m.count * _backward(m, rows * length, rank, m.path in adapted, True) for m in matrices)
     product = _product(model, length, rows)

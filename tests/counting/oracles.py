@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
+from collections.abc import Callable
 
 import peft
 import torch
@@ -49,8 +49,8 @@ def step_flops(model: torch.nn.Module, length: int, rows: int = 1, backward: boo
     return counter.get_total_flops()
 
 
-def kept_by_autograd(model: torch.nn.Module, run) -> tuple[int, torch.Tensor]:
-    """Bytes of the distinct storages that `run()` saves for the backward pass, parameters left out; its result."""
+def kept_by_autograd(model: torch.nn.Module, run: Callable[[], object]) -> int:
+    """Bytes of the distinct storages that `run()` saves for the backward pass, parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
@@ -62,11 +62,5 @@ def kept_by_autograd(model: torch.nn.Module, run) -> tuple[int, torch.Tensor]:
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         result = run()
-    return sum(size for size, _ in kept.values()), result
-
-
-@functools.cache
-def cached_on_meta(name: str) -> torch.nn.Module:
-    from lora_lab import shapes
-
-    return on_meta(shapes.entry(name)["config"])
+    del result
+    return sum(size for size, _ in kept.values())
