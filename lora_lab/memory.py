@@ -152,8 +152,8 @@ class _Kept:
         kept += self.norm(shape, h, r.mlp) * (shape.block_norms // 2)
         kept += self.norm(shape, h, r.down) * (shape.block_norms // 2 - 1)
         kept += self.read(readers["gate up gate_up"], h, r.mlp)
-        # gate, up and silu(gate); or for GPT-2's gelu x, 0.5 x, its tanh and 1 + tanh
-        kept += a * m * (2 * r.gate + r.up if shape.gated else 4 * r.up)
+        # Of a gated MLP: gate, up and silu(gate).
+        kept += a * m * (2 * r.gate + r.up if shape.mlp_kept == 3 else shape.mlp_kept * r.up)
         return kept + self.read(readers["down"], m, r.down)
 
     def norm(self, shape: Shape, width: int, given: bool, factors: int = 1) -> int:
@@ -161,7 +161,7 @@ class _Kept:
 
         RMSNorm works in float32 whatever it is given. GPT-2's LayerNorm keeps its input, a mean and a factor.
         """
-        if not shape.gated:
+        if shape.mlp_kept != 3:
             return given * (width * self.way.stream + 8)
         wide = 4 if shape.soft_cap else self.way.stream
         return given * 4 * (width + factors) + self.way.full * width * wide

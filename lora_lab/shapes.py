@@ -23,8 +23,9 @@ class Shape:
     matrices: the linear layers inside the blocks, each with its count; embeddings: all other matrices, the output
     head among them unless it is tied to the token embedding; rest: parameters in no matrix, those of the norms.
     hidden: width of the residual stream; intermediate: of the MLP. Keys and values have kv_heads of the heads.
-    block_norms: normalisations over the hidden width in a block; gated: the MLP multiplies two projections; qk_norm:
-    queries and keys are normalised; soft_cap: the logits are bent by a tanh.
+    block_norms: normalisations over the hidden width in a block; mlp_kept: activations of the MLP's width that its
+    nonlinearity keeps for the backward pass, 3 where it multiplies two projections; qk_norm: queries and keys are
+    normalised; soft_cap: scores and logits are bent by a tanh.
     """
 
     matrices: tuple[Matrix, ...]
@@ -38,7 +39,7 @@ class Shape:
     head_size: int
     vocabulary: int
     block_norms: int = 2
-    gated: bool = True
+    mlp_kept: int = 3
     qk_norm: bool = False
     soft_cap: bool = False
 
@@ -202,7 +203,7 @@ def _gpt2(read: _Sizes) -> Shape:
         kv_heads=heads,
         head_size=h // heads,
         vocabulary=vocabulary,
-        gated=False,
+        mlp_kept=4,  # gelu_new, written out: x, x / 2, the tanh and 1 + tanh
     )
 
 
