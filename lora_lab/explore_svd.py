@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +26,7 @@ class Spectrum:
     def __init__(self, matrix: ArrayLike) -> None:
         self.matrix = np.asarray(matrix, dtype=float)
         self.kept = np.concatenate([[0.0], lowrank.energy(self.matrix)])  # refuses what is no matrix, or all zeros
+        self.limit = np.quantile(np.abs(self.matrix), 0.998)  # of the colours: the few above take the last one
         self.left, self.values, self.right = np.linalg.svd(self.matrix, full_matrices=False)
 
     def cut(self, rank: int) -> NDArray:
@@ -51,6 +53,11 @@ def trained_update() -> NDArray:
     return np.frombuffer(base64.b64decode(record["float16"]), "<f2").reshape(record["shape"]).astype(float)
 
 
+def paint(matrix: NDArray, limit: float) -> NDArray:
+    """Colours [out, in, 4] of numbers from -limit, orange, over 0, white, to limit, violet."""
+    return matplotlib.colormaps["PuOr"]((matrix / limit + 1) / 2, bytes=True)  # drawn in a third of the time of numbers
+
+
 @figures.in_style
 def svd_figure(shape: tuple[int, int]) -> tuple[Figure, Callable[[Spectrum, int], None]]:
     """An empty picture for matrices of `shape`, and `draw(spectrum, rank)`, which fills it.
@@ -61,10 +68,10 @@ def svd_figure(shape: tuple[int, int]) -> tuple[Figure, Callable[[Spectrum, int]
     height, width = shape
     gap = 0.18 * height
     left.set_axis_off()
-    look = {"cmap": "PuOr", "animated": True, "interpolation": "nearest", "in_layout": False}
+    look = {"animated": True, "interpolation": "nearest", "in_layout": False}
     pictures = []
     for top in (gap, height + 2 * gap):
-        pictures.append(left.imshow(np.zeros(shape), extent=(0, width, top + height, top), **look))
+        pictures.append(left.imshow(paint(np.zeros(shape), 1), extent=(0, width, top + height, top), **look))
     left.set(xlim=(0, width), ylim=(2 * (height + gap), 0), aspect="equal")
     left.text(0, 0.8 * gap, f"the matrix [{height}, {width}]", in_layout=False)
     title = left.text(0, height + 1.8 * gap, "", animated=True, in_layout=False)
@@ -77,10 +84,8 @@ def svd_figure(shape: tuple[int, int]) -> tuple[Figure, Callable[[Spectrum, int]
     right.legend(handles=[kept, gone], loc="upper right")
 
     def draw(spectrum: Spectrum, rank: int) -> None:
-        limit = np.quantile(np.abs(spectrum.matrix), 0.998)
         for picture, matrix in zip(pictures, (spectrum.matrix, spectrum.cut(rank)), strict=True):
-            picture.set_data(matrix)
-            picture.set_clim(-limit, limit)
+            picture.set_data(paint(matrix, spectrum.limit))
         title.set_text(f"its {rank} largest part{'s' if rank > 1 else ''}: rank {rank}")
         numbers, values = np.arange(1, count + 1), spectrum.values / spectrum.values[0]
         values[values < LOWEST] = np.nan

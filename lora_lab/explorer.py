@@ -13,6 +13,8 @@ import difflib
 import html
 import io
 import math
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -148,7 +150,8 @@ class Explorer:
 
     def finish(self) -> None:
         """Draw all that the last move has yet to yield."""
-        for frame in self.pending:
+        turn, frames = self.turn, self.pending
+        while turn == self.turn and (frame := next(frames, None)):
             self._draw(*frame)
 
     def _draw(self, finding: str, detail: str) -> None:
@@ -162,9 +165,7 @@ class Explorer:
         canvas.restore_region(self.background)
         for artist in self.artists:
             self.figure.draw_artist(artist)
-        buffer = io.BytesIO()
-        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "PNG", compress_level=1)
-        return buffer.getvalue()
+        return _png(np.asarray(canvas.buffer_rgba()))
 
     @property
     def alt(self) -> str:
@@ -174,6 +175,20 @@ class Explorer:
     def _ipython_display_(self) -> None:
         self.finish()
         _display(self.box, figures.png(self.figure, dpi=DPI), self.alt, self.figure.get_figwidth())
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """RGBA pixels [height, width, 4] as a PNG without their A, lightly packed, in half the time that PIL takes.
+
+    Source: the PNG specification, sections 5 and 11.2. Rows without filters suit flat colours.
+    """
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter's number: 0, none
+    rows[:, 1:] = pixels[:, :, :3].reshape(height, -1)
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
+    packed = (struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 class Comparison:
