@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +33,15 @@ CHROMIUM_WORDS = [
 ]
 
 
+def find_chromium() -> str | None:
+    """Path of a Chromium or Chrome: LORA_LAB_CHROMIUM, or the first one on the PATH."""
+    return os.environ.get("LORA_LAB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Path of a Chromium or Chrome: LORA_LAB_CHROMIUM, or the first one on the PATH. Skips where there is none."""
-    path = os.environ.get("LORA_LAB_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    """Path of a browser. Skips where there is none."""
+    path = find_chromium()
     if path is None:
         pytest.skip("no Chromium or Chrome on the PATH: install one, or set LORA_LAB_CHROMIUM to its program")
     return path
@@ -52,10 +59,9 @@ class Lab:
         return f"http://127.0.0.1:{self.port}/lab/tree/notebooks/{notebook}?reset&token={self.token}"
 
 
-@pytest.fixture(scope="module")
-def lab(chromium, tmp_path_factory):
-    """JupyterLab as `python course.py` starts it, but on a copy of the notebooks and with a home of its own."""
-    home = tmp_path_factory.mktemp("lab")
+@contextlib.contextmanager
+def jupyterlab(home: Path) -> Iterator[Lab]:
+    """JupyterLab as `python course.py` starts it, but on a copy of the notebooks and with `home` for its settings."""
     folder = home / "course"
     (folder / "notebooks").mkdir(parents=True)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
@@ -90,6 +96,12 @@ def lab(chromium, tmp_path_factory):
             process.wait()
 
 
+@pytest.fixture(scope="module")
+def lab(chromium, tmp_path_factory):
+    with jupyterlab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
 def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -115,6 +127,12 @@ def browser(chromium):
 @pytest.fixture
 def page(browser, lab):
     """A fresh page; `page.complaints` gathers what it writes to the console as an error, and what it throws."""
+    page = new_page(browser)
+    yield page
+    page.context.close()
+
+
+def new_page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(180_000)  # JupyterLab is megabytes of JavaScript, and CI may be busy
     page = context.new_page()
@@ -122,5 +140,4 @@ def page(browser, lab):
     page.on("pageerror", lambda error: page.complaints.append(f"thrown: {error}"))
     page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
     page.on("requestfailed", lambda request: page.complaints.append(f"not loaded: {request.url} {request.failure}"))
-    yield page
-    context.close()
+    return page
