@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import html
 import math
 import re
@@ -106,10 +107,6 @@ def live_dial(
     written, at every scale from the same random numbers (those of `seed`), so the same scales give the same text; at
     temperature 0 the likeliest token is taken. Raises as `load_adapter` does, and ValueError for a scale of no adapter.
     """
-    from lora_lab.adapters import set_adapter, set_scale
-    from lora_lab.models import load
-    from lora_lab.storage import load_adapter
-
     adapters = ADAPTERS if adapters is None else adapters
     names = list(adapters)
     scales = {names[0]: 1.0} if scales is None else scales
@@ -120,14 +117,27 @@ def live_dial(
         name: explorer.slider(name, "× trained", 0.0, 2.0, float(scales.get(name, 0)), step=0.1) for name in names
     }
     controls["prompt"] = explorer.menu("beginning", prompts, prompts[0])
-    plain, tokenizer = load("base", "cpu")
-    model = copy.deepcopy(plain)
-    for name, folder in adapters.items():
-        load_adapter(model, folder, name)
-    set_adapter(model, names)
     figure, draw = surprise_figure(tokens)
 
+    @functools.cache
+    def models() -> tuple[Any, Any, Any]:
+        from lora_lab.adapters import set_adapter
+        from lora_lab.models import load
+        from lora_lab.storage import load_adapter
+
+        plain, tokenizer = load("base", "cpu")
+        model = copy.deepcopy(plain)
+        for name, folder in adapters.items():
+            load_adapter(model, folder, name)
+        set_adapter(model, names)
+        return model, plain, tokenizer
+
     def move(prompt: str, **scales: float) -> Iterator[tuple[str, str]]:
+        if not models.cache_info().currsize:  # seconds: torch has to be loaded too
+            yield "The base model and its adapters are being loaded.", figures.table([{"token": "none yet"}])
+        from lora_lab.adapters import set_scale
+
+        model, plain, tokenizer = models()
         for name, scale in scales.items():
             set_scale(model, scale, name)
         said: list[Written] = []

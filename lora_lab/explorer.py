@@ -13,7 +13,9 @@ import difflib
 import html
 import io
 import math
+import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +27,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lora_lab import figures
+from lora_lab import figures, render
 
 DPI = 144
 CLOSE = '<div style="line-height: 1.4">'  # widgets set their lines far apart
@@ -115,7 +117,8 @@ class Explorer:
         shown = ipywidgets.VBox([control for name, control in controls.items() if name not in hidden])
         self.box = ipywidgets.VBox([ipywidgets.HBox([shown, self.reset_button]), self.image, self.finding, self.detail])
         self.resize(1)
-        self.turn, self.pending = 0, iter(())
+        # While a cell runs, JupyterLab has moves answered by another thread of the kernel.
+        self.turn, self.busy = 0, threading.RLock()
         for control in controls.values():
             control.observe(self.update, names="value")
         self.update()
@@ -133,26 +136,34 @@ class Explorer:
 
     def update(self, change: object = None) -> None:
         """Draw what the controls now say; end what the move before was still drawing."""
-        self.turn += 1
-        frames = self.move(**{name: control.value for name, control in self.controls.items()})
-        self.pending = iter([frames] if isinstance(frames, tuple) else frames)
-        self._draw(*next(self.pending))
+        with self.busy:
+            self.turn += 1
+            frames = self.move(**{name: control.value for name, control in self.controls.items()})
+            self.pending = iter([frames] if isinstance(frames, tuple) else frames)
+            self._step(self.turn)
         if not isinstance(frames, tuple):
             try:
-                asyncio.get_running_loop().create_task(self._go_on(self.turn))
+                self.task = asyncio.get_running_loop().create_task(self._go_on(self.turn))
             except RuntimeError:  # no kernel's loop to come back to: draw the rest now
                 self.finish()
 
-    async def _go_on(self, turn: int) -> None:
-        while turn == self.turn and (frame := next(self.pending, None)):
-            self._draw(*frame)
-            await asyncio.sleep(0)  # the kernel may read the next move here
-
     def finish(self) -> None:
         """Draw all that the last move has yet to yield."""
-        turn, frames = self.turn, self.pending
-        while turn == self.turn and (frame := next(frames, None)):
-            self._draw(*frame)
+        turn = self.turn
+        while self._step(turn):
+            pass
+
+    async def _go_on(self, turn: int) -> None:
+        while self._step(turn):
+            await asyncio.sleep(0)  # the kernel may read the next move here
+
+    def _step(self, turn: int) -> bool:
+        """Draw the next of the frames of this turn; False if there is none, or another move came."""
+        with self.busy:
+            frame = next(self.pending, None) if turn == self.turn else None
+            if frame:
+                self._draw(*frame)
+            return frame is not None
 
     def _draw(self, finding: str, detail: str) -> None:
         self.text = finding
@@ -173,8 +184,10 @@ class Explorer:
         return f"{self.summary} {self.text}"
 
     def _ipython_display_(self) -> None:
-        self.finish()
+        if render.RENDERING in os.environ:  # the static picture is of the end; a learner sees the beginning at once
+            self.finish()
         _display(self.box, figures.png(self.figure, dpi=DPI), self.alt, self.figure.get_figwidth())
+        self.finish()
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -211,15 +224,19 @@ class Comparison:
         self.box = ipywidgets.HBox([explorer.box for explorer in self.pair], layout=layout)
 
     def _ipython_display_(self) -> None:
-        for explorer in self.pair:
-            explorer.finish()
-        pictures = [
-            np.asarray(Image.open(io.BytesIO(figures.png(e.figure, dpi=DPI))).convert("RGB")) for e in self.pair
-        ]
+        if render.RENDERING in os.environ:
+            self.finish()
+        pictures = [Image.open(io.BytesIO(figures.png(explorer.figure, dpi=DPI))) for explorer in self.pair]
         buffer = io.BytesIO()
-        Image.fromarray(np.hstack(pictures)).save(buffer, "PNG")
+        Image.fromarray(np.hstack([np.asarray(picture.convert("RGB")) for picture in pictures])).save(buffer, "PNG")
         width = 0.7 * sum(explorer.figure.get_figwidth() for explorer in self.pair)
         _display(self.box, buffer.getvalue(), " Beside it: ".join(explorer.alt for explorer in self.pair), width)
+        self.finish()
+
+    def finish(self) -> None:
+        """Draw all that the last moves have yet to yield."""
+        for explorer in self.pair:
+            explorer.finish()
 
 
 def compare(one: Explorer, other: Explorer, link: Iterable[str] | None = None) -> Comparison:

@@ -28,6 +28,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 LARGEST = 1_000_000  # bytes: GitHub shows larger notebooks badly or not at all
 CELL_SECONDS = 300
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+RENDERING = "LORA_LAB_RENDERING"  # set in the kernels that render: an explorer finishes before it is shown
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # What editors leave behind in a cell's metadata: times, scroll positions, ids of their own.
 EDITOR_METADATA = ("execution", "ExecuteTime", "collapsed", "scrolled", "trusted", "vscode", "colab", "outputId")
@@ -74,6 +75,7 @@ def run(notebook: NotebookNode, folder: Path) -> None:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel that someone installed for themselves is not ours
+    os.environ[RENDERING] = "yes"
     client = NotebookClient(
         notebook,
         kernel_name=KERNEL["name"],

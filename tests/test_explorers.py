@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+import time
 
 import ipywidgets
 import numpy as np
 import pytest
 from PIL import Image
 
-from lora_lab import explorer, explorers, figures
+from lora_lab import explorer, explorers, figures, render
 from lora_lab.explorer import Explorer, compare, menu, slider, stops
 
 
@@ -182,8 +184,12 @@ def test_with_a_kernel_the_first_part_comes_at_once_and_the_next_move_ends_the_r
     assert seen[len(old) :] == [f"5, part {i}." for i in range(5)]
 
 
-def test_displaying_finishes_it_first(monkeypatch):
-    monkeypatch.setattr(explorer, "display", lambda *_, **__: None)
+@pytest.mark.parametrize(("rendering", "shown"), [(False, "4, part 0."), (True, "4, part 4.")])
+def test_a_learner_sees_it_at_once_and_the_static_picture_is_of_the_end(monkeypatch, rendering, shown):
+    calls = []
+    monkeypatch.setattr(explorer, "display", lambda data, raw, metadata: calls.append(data["text/plain"]))
+    if rendering:
+        monkeypatch.setenv(render.RENDERING, "yes")
 
     async def kernel():
         one = small(move=counting)
@@ -191,6 +197,30 @@ def test_displaying_finishes_it_first(monkeypatch):
         return one.text
 
     assert asyncio.run(kernel()) == "4, part 4."
+    assert calls == [f"A dot on a curve. {shown}"]
+
+
+def test_a_move_from_another_thread_waits_for_its_turn_and_ends_the_old():
+    """JupyterLab has moves answered by a second thread while a cell runs, the one that displays for instance."""
+    inside, clashes = [], []
+
+    def slow(power, x, colour):
+        for i in range(4):
+            clashes.extend(inside)
+            inside.append(x)
+            time.sleep(0.02)
+            inside.pop()
+            yield f"{x:g}, part {i}.", ""
+
+    async def kernel():
+        one = small(move=slow)
+        thread = threading.Timer(0.03, lambda: setattr(one.controls["x"], "value", 5))
+        thread.start()
+        one.finish()
+        thread.join()
+        return one.text
+
+    assert asyncio.run(kernel()) == "5, part 3." and clashes == []
 
 
 # --- two side by side -------------------------------------------------------------------------------------------------

@@ -111,6 +111,8 @@ def test_text_comes_token_by_token_and_a_new_move_ends_the_old(folders):
 
     async def drag():
         dial = explorers.live_dial({"one": 1.0}, folders, tokens=8)
+        assert dial.text == "The base model and its adapters are being loaded."  # seconds, after the first picture
+        dial.finish()
         dial.detail.observe(
             lambda change: seen.append((dial.controls["one"].value, change["new"].count("<tr>") - 1)), names="value"
         )
