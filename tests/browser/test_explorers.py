@@ -15,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from lora_lab import explorer, explorers
 from lora_lab.render import KERNEL
+from tests.bench import explorers as bench
 from tests.browser.conftest import new_page
 from tests.browser.test_in_jupyterlab import errors_shown, open_and_run
 
@@ -159,3 +160,12 @@ def test_the_key_that_deletes_a_cell_does_not_delete_an_explorers(notebook):
     notebook.keyboard.press("d")
     notebook.wait_for_timeout(500)
     assert notebook.locator(".jp-CodeCell").count() == count == len(EXPLORERS) + 1
+
+
+def test_the_bench_measures_whole_rows(browser, lab):
+    row = bench.measure(browser, lab, "diagram", moves=2)
+    assert 0 < row["ours"] <= row["slowest"] and 0 < row["bare"] and row["ratio"] == row["ours"] / row["bare"]
+    assert row["first_picture"] > 0 and row["burst"]["pictures"] > 0
+    # No time is judged; that the picture stays where it is and is never gone is.
+    assert row["met"]["burst"] and row["burst"]["screens"] > 5 and len(row["burst"]["layouts"]) == 1
+    assert "diagram" in bench.line(row) and bench.line(row | {"met": {"move": False}}).endswith("missed: move")
