@@ -40,7 +40,7 @@ STANDARD_LIBRARY_ALONE = set(
     "counting shapes flops memory count_command lessons query_language plain_errors result".split()
 )
 # DESIGN planned about 6,000 lines; six explorers, exact counting and the sweeps came to more than that.
-LONGEST_MODULE, LONGEST_PACKAGE = 400, 7500
+LONGEST_MODULE, LONGEST_PACKAGE = 400, 7550
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "numpy")
 
 
