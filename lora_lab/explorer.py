@@ -14,9 +14,7 @@ import html
 import io
 import math
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -176,7 +174,9 @@ class Explorer:
         canvas.restore_region(self.background)
         for artist in self.artists:
             self.figure.draw_artist(artist)
-        return _png(np.asarray(canvas.buffer_rgba()))
+        buffer = io.BytesIO()
+        Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
 
     @property
     def alt(self) -> str:
@@ -188,20 +188,6 @@ class Explorer:
             self.finish()
         _display(self.box, figures.png(self.figure, dpi=DPI), self.alt, self.figure.get_figwidth())
         self.finish()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """RGBA pixels [height, width, 4] as a PNG without their A, lightly packed, in half the time that PIL takes.
-
-    Source: the PNG specification, sections 5 and 11.2. Rows without filters suit flat colours.
-    """
-    height, width, _ = pixels.shape
-    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # each begins with its filter's number: 0, none
-    rows[:, 1:] = pixels[:, :, :3].reshape(height, -1)
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)  # 8 bits a channel, RGB
-    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")
-    packed = (struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in chunks)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 class Comparison:

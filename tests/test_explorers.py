@@ -64,11 +64,6 @@ def test_a_move_draws_on_the_same_figure_in_the_same_places():
     assert (one.image.layout.width, one.image.layout.height) == ("400px", "250px")
 
 
-def test_the_png_holds_the_pixels_to_the_bit():
-    given = np.random.default_rng(0).integers(0, 256, (7, 13, 4), dtype=np.uint8)
-    assert np.array_equal(pixels(explorer._png(given)), given[:, :, :3])
-
-
 def test_the_live_picture_is_the_static_picture_to_the_pixel():
     one = small()
     one.controls["x"].value = 2.5
