@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,8 +48,7 @@ def drawing(height: int = 128, width: int = 256) -> NDArray:
 
 def trained_update() -> NDArray:
     """The update of one matrix that full fine-tuning made [out, in], as the sweep "spectrum" recorded it."""
-    record = experiments.recorded("spectrum")["update"]
-    return np.frombuffer(base64.b64decode(record["float16"]), "<f2").reshape(record["shape"]).astype(float)
+    return experiments.matrix(experiments.recorded("spectrum")["update"])
 
 
 def paint(matrix: NDArray, limit: float) -> NDArray:

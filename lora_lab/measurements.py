@@ -85,7 +85,7 @@ def spectrum(seed: int = 0) -> dict:
 
 def truncation(seed: int = 0) -> dict:
     """Full fine-tuning's update cut to its best rank r, matrix by matrix, against LoRA trained at rank r."""
-    trained = {key: group for key, group in experiments.best_rows(experiments.recorded("rank")["rows"]).items()}
+    trained = experiments.best_rows(experiments.recorded("rank")["rows"])
     rows, lab = [], Lab()
     for task in ("pirate", "code"):
         for number in range(seed, seed + 3):
@@ -185,7 +185,7 @@ def _read_updates(lab: Lab) -> dict[str, NDArray]:
     updates = {}
     for path, module in lab.model.named_modules():
         if isinstance(module, LoraLinear):
-            update = module.scaling["default"] * module.B["default"].weight @ module.A["default"].weight
+            update = module.delta("default")
         elif f"{path}.weight" in lab.pristine and isinstance(module, torch.nn.Linear):
             update = module.weight - lab.pristine[f"{path}.weight"]
         else:
