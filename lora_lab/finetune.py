@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from lora_lab import counting, models, scoring, shapes, tasks
+from lora_lab import counting, flops, models, scoring, shapes, tasks
 from lora_lab.adapters import adapter_parameters, add_adapter, count_parameters
 from lora_lab.config import LoraConfig
 from lora_lab.generate import complete
@@ -173,7 +173,7 @@ def finetune(
 def decoder(model) -> shapes.Shape:
     """A model, loaded or on the meta device, in the numbers that its memory depends on; adapters are not counted.
 
-    One of a family that `shapes` does not know is taken for a relative of Llama with the linear layers that it has.
+    One of a family that `shapes` does not know is taken for a relative of Llama or GPT-2, with its own linear layers.
     """
     config, total = model.config, count_parameters(model).base
     if config.model_type in shapes.FAMILIES and (known := shapes.from_config(config.to_dict())).total == total:
@@ -185,17 +185,20 @@ def decoder(model) -> shapes.Shape:
         linear[re.sub(r"\.\d+\.", ".{}.", path, count=1), out, into] += 1
     matrices = tuple(counting.Matrix(*size, count=count) for size, count in linear.items())
     width, heads = config.hidden_size, config.num_attention_heads
+    # What the MLP keeps; a ReLU only what it puts out, which the layer after it keeps too.
+    bends = {"relu": 0, "gelu_new": 4}.get(getattr(config, "activation_function", ""), 1)
     return shapes.Shape(
         matrices=matrices,
         embeddings=(),
         rest=total - sum(m.parameters for m in matrices),
         layers=config.num_hidden_layers,
         hidden=width,
-        intermediate=getattr(config, "intermediate_size", None) or 4 * width,
+        intermediate=next((m.in_features for m in matrices if flops.role(m) == "down"), 4 * width),
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_size=getattr(config, "head_dim", None) or width // heads,
         vocabulary=config.vocab_size,
+        mlp_kept=3 if any(flops.role(m).startswith("gate") for m in matrices) else bends,
     )
 
 
