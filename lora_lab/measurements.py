@@ -1,20 +1,19 @@
-"""Sweeps that look into trained weights instead of counting runs: the dial, spectra, subspaces, the toy problem."""
+"""Sweeps that look into trained weights instead of counting runs: the dial, spectra, subspaces."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lora_lab import experiments, lowrank, teacher_student
+from lora_lab import experiments, lowrank
 from lora_lab.layers import LoraLinear
-from lora_lab.short_runs import RECIPES, Lab, Run
+from lora_lab.runs import RECIPES, Run
+from lora_lab.short_runs import Lab
 
 ENERGY_RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 SHOWN = "model.layers.3.self_attn.v_proj"  # its update is recorded whole, for the explorer of singular values
@@ -65,10 +64,8 @@ def spectrum(seed: int = 0) -> dict:
             rows.append(
                 {"task": task, "kind": _kind(path), "layer": _layer(path)}
                 | {"relative_norm": _round(np.linalg.norm(update) / np.linalg.norm(_weight(lab, path)))}
-                | {
-                    "rank90": lowrank.rank_for_energy(update, 0.9),
-                    "gaussian_rank90": lowrank.rank_for_energy(chance, 0.9),
-                }
+                | {"rank90": lowrank.rank_for_energy(update, 0.9)}
+                | {"gaussian_rank90": lowrank.rank_for_energy(chance, 0.9)}
                 | {"effective_rank": _round(lowrank.effective_rank(update))}
                 | {"energy": [_round(kept[rank - 1]) for rank in ENERGY_RANKS if rank <= len(kept)]}
             )
@@ -113,12 +110,9 @@ def truncation(seed: int = 0) -> dict:
 def subspaces(seed: int = 0) -> dict:
     """The paper's phi (section 7.2) between updates of q and v: between ranks, between seeds, and by chance."""
     lab = Lab()
-    run = {
-        (rank, number): _updates(lab, _best(f"rank {rank}", "pirate", number))
-        for rank in (8, 64)
-        for number in (seed, seed + 1)
-    }
-    low, high, other_low, other = run[8, seed], run[64, seed], run[8, seed + 1], run[64, seed + 1]
+    low, other_low, high, other = (
+        _updates(lab, _best(f"rank {rank}", "pirate", number)) for rank in (8, 64) for number in (seed, seed + 1)
+    )
     dice = np.random.default_rng(seed)
     chance = {path: dice.standard_normal(update.shape) for path, update in high.items()}
     pairs = {
@@ -209,22 +203,3 @@ def _layer(path: str) -> int:
 
 def _round(number: float) -> float:
     return float(f"{number:.4g}")
-
-
-MEASUREMENTS: dict[str, Callable[[int], dict]] = {
-    "dial": dial,
-    "spectrum": spectrum,
-    "truncation": truncation,
-    "subspaces": subspaces,
-    "adapters": adapters,
-    "scaling": teacher_student.scaling,
-}
-
-
-def record(name: str, seed: int = 0) -> dict:
-    """Run one measurement and put beside its result how, where and when it was made."""
-    start = time.perf_counter()
-    result = MEASUREMENTS[name](seed)
-    result |= experiments.provenance(name, seed, time.perf_counter() - start)
-    experiments.check(result)
-    return result

@@ -1,25 +1,25 @@
 """The sweeps behind the lessons: which runs they are made of, in what order, and the command that records them.
 
 A plan's next runs follow from the rows there are (`due`), so a sweep that was cut goes on where it stopped, and each
-setting finds its own learning rate before it is repeated over seeds.
+setting finds its own learning rate before it is repeated over seeds. torch is imported when a sweep runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
-from lora_lab import experiments, measurements
-from lora_lab.short_runs import QUICK, RECIPES, Lab, Recipe, Run
+from lora_lab import experiments
+from lora_lab.runs import QUICK, RECIPES, Recipe, Run
 
 RATES = {  # the three tried first; where the best is at an edge, the next one outward is tried too
     "lora": (4e-3, 8e-3, 1.6e-2),
@@ -112,6 +112,10 @@ PLANS: dict[str, Callable[[bool], Plan]] = {
     "grid": grid_plan,
     "confirm": confirm_plan,
 }
+MEASUREMENTS = {  # sweeps that are no list of runs: name -> the module whose function of that name makes it
+    **dict.fromkeys(("dial", "spectrum", "truncation", "subspaces", "adapters"), "measurements"),
+    "scaling": "teacher_student",
+}
 
 
 def due(plan: Plan, rows: Sequence[dict], first_seed: int = 0) -> list[Run]:
@@ -119,7 +123,11 @@ def due(plan: Plan, rows: Sequence[dict], first_seed: int = 0) -> list[Run]:
     seeds = range(first_seed, first_seed + plan.seeds)
     runs = []
     for group in plan.groups:
-        done = {(row["lr"], row["seed"]): row["loss"] for row in rows if (row["task"], row["label"]) == _key(group)}
+        done = {
+            (row["lr"], row["seed"]): row["loss"]
+            for row in rows
+            if (row["task"], row["label"]) == (group.task, group.label)
+        }
         if plan.rates is not None:
             wanted = [(lr, seed) for lr in plan.rates for seed in seeds]
         else:
@@ -140,12 +148,12 @@ def _tuned(rates: Sequence[float], seeds: range, done: dict) -> list[tuple[float
     return [(best, seed) for seed in seeds]
 
 
-def _key(run: Run) -> tuple[str, str]:
-    return run.task, run.label
-
-
 @functools.cache
-def _lab(threads: int | None) -> Lab:
+def _lab(threads: int | None):
+    import torch
+
+    from lora_lab.short_runs import Lab
+
     if threads:
         torch.set_num_threads(threads)
     return Lab("cuda" if torch.cuda.is_available() else "cpu")
@@ -187,15 +195,22 @@ def run_plan(name: str, plan: Plan, output: Path, seed: int = 0, workers: int = 
                 print(f"{len(rows)}: {rows[-1]['label']}, lr {rows[-1]['lr']:g}: {rows[-1]['loss']}", flush=True)
             head["seconds"] = round(sum(row["seconds"] for row in rows), 1)
             experiments.write(head | {"rows": rows}, partial)
-    order = {_key(group): i for i, group in enumerate(plan.groups)}
+    order = {(group.task, group.label): i for i, group in enumerate(plan.groups)}
     rows.sort(key=lambda row: (order[row["task"], row["label"]], row["lr"], row["seed"]))
     partial.unlink()
     return head | {"rows": rows}
 
 
+def measure(name: str, seed: int = 0) -> dict:
+    """Run one of MEASUREMENTS and put beside its result how, where and when it was made."""
+    start = time.perf_counter()
+    result = getattr(importlib.import_module(f"lora_lab.{MEASUREMENTS[name]}"), name)(seed)
+    return result | experiments.provenance(name, seed, time.perf_counter() - start)
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Which sweep, its seed, how wide, by how many processes, and where to write."""
-    parser.add_argument("name", choices=sorted([*PLANS, *measurements.MEASUREMENTS]), help="the sweep to run")
+    parser.add_argument("name", choices=sorted([*PLANS, *MEASUREMENTS]), help="the sweep to run")
     parser.add_argument("--seed", type=int, default=0, help="the first seed of training and sampling (default: 0)")
     parser.add_argument("--large", action="store_true", help="wider grids and longer runs, for a GPU")
     parser.add_argument(
@@ -213,7 +228,7 @@ def main(args: argparse.Namespace) -> int:
         workers = max(1, min(args.workers, os.cpu_count() or 1))
         result = run_plan(args.name, plan, output, args.seed, workers, " --large" * large)
     else:
-        result = measurements.record(args.name, args.seed)
+        result = measure(args.name, args.seed)
     experiments.write(result, output)
     print(f"{args.name}: {len(result['rows'])} rows in {result['seconds']:g} s")
     return 0

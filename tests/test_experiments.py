@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lora_lab import experiments, measurements, sweeps
+from lora_lab import experiments, sweeps, teacher_student
 
 
 def result(**changes) -> dict:
@@ -75,7 +75,8 @@ def test_a_run_is_recorded_with_all_that_is_needed_to_repeat_it(monkeypatch, tmp
     def toy(seed: int) -> dict:
         return {"about": "a toy", "settings": {}, "rows": [{"drawn": seed + 0.5}]}
 
-    monkeypatch.setitem(measurements.MEASUREMENTS, "toy", toy)
+    monkeypatch.setattr(teacher_student, "toy", toy, raising=False)
+    monkeypatch.setitem(sweeps.MEASUREMENTS, "toy", "teacher_student")
     assert main(["sweep", "toy", "--seed", "3", "--output", str(tmp_path / "toy.json")]) == 0
     made = experiments.recorded("toy", tmp_path)
     assert (made["sweep"], made["seed"], made["rows"]) == ("toy", 3, [{"drawn": 3.5}])
@@ -119,7 +120,7 @@ def test_the_recorded_dial_does_what_the_lesson_says():
 
 def test_recorded_files_are_the_sweeps_there_are():
     names = {path.stem for path in experiments.FOLDER.glob("*.json")}
-    assert names == {*sweeps.PLANS, *measurements.MEASUREMENTS}
+    assert names == {*sweeps.PLANS, *sweeps.MEASUREMENTS}
     for name in names:
         result = experiments.recorded(name)  # which checks its header and rows
         assert result["sweep"] == name and result["command"] == f"python -m lora_lab sweep {name} --seed 0"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lora_lab import experiments, lowrank, measurements, short_runs, sweeps
-from lora_lab.short_runs import Recipe, Run
+from lora_lab import experiments, lowrank, measurements, runs, short_runs, sweeps
+from lora_lab.runs import Recipe, Run
 
 GROUP = Run("rank 8", "pirate", "lora", "all-linear", 8, 16.0, lr=0.0, seed=0)
 TUNED = sweeps.Plan("a toy", (GROUP,), {"pirate": Recipe(2, 2, 16)}, seeds=3)
@@ -65,7 +65,7 @@ def test_every_setting_of_a_plan_can_be_made(name, large):
     assert len({(g.task, g.label) for g in plan.groups}) == len(plan.groups), "two settings of one name"
     assert {g.task for g in plan.groups} == set(plan.recipes)
     for group in plan.groups:
-        assert group.method in short_runs.METHODS and group.method in sweeps.RATES
+        assert group.method in runs.METHODS and group.method in sweeps.RATES
         assert group.rank == 0 or group.config().rank == group.rank
 
 
