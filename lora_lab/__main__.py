@@ -13,7 +13,7 @@ COMMANDS = {
     "count": ("lora_lab.count_command", "count LoRA's parameters, bytes and FLOPs on a model"),
     "finetune": ("lora_lab.finetune_command", "fine-tune a language model with LoRA (or in full)"),
     "generate": ("lora_lab.generate", "write text with a model and, if given, an adapter"),
-    "figures": ("lora_lab.figures", "redraw every picture in figures/"),
+    "figures": ("lora_lab.figures_command", "redraw every picture in figures/"),
     "sweep": ("lora_lab.sweeps", "run an experiment behind a lesson and record its result"),
     "render": ("lora_lab.render", "run the notebooks and keep their outputs"),
     "pretrain": ("lora_lab.pretrain", "train the embedded base model from open text"),

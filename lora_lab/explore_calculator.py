@@ -35,7 +35,6 @@ CARDS = {
 }
 TIGHT = 0.9  # above this share of the card, a prediction is too close to call
 MOST = 200  # per cent of the card that the picture shows
-HATCHES = ("", "////", "xxxx", "", "....")
 
 
 @dataclass(frozen=True)
@@ -103,14 +102,14 @@ def context(model: str) -> int:
 def way_out(plan: Plan, gpu: float) -> str:
     """The first of the usual remedies with which a plan that does not fit `gpu` bytes would, in words."""
     remedies: dict[str, dict[str, Any]] = {
+        "": {},
         "checkpointing": {"checkpointing": True},
         "batches of 1": {"batch": 1},
         "checkpointing and batches of 1": {"checkpointing": True, "batch": 1},
     }
-    for method in dict.fromkeys((plan.method, "LoRA", "QLoRA")):
-        if list(METHODS).index(method) < list(METHODS).index(plan.method):
-            continue
-        for name, change in ({"": {}} | remedies).items():
+    methods = list(METHODS)  # each takes less than the one before
+    for method in methods[methods.index(plan.method) :]:
+        for name, change in remedies.items():
             if cost(replace(plan, method=method, **change)).bytes <= gpu:
                 words = [method] * (method != plan.method) + [name] * bool(name)
                 return f"it would with {' and '.join(words)}"
@@ -147,7 +146,7 @@ def fit_figure() -> tuple[Figure, Callable[[Mapping[str, Cost], str, float], Non
     moving = {"animated": True, "in_layout": False, "zorder": 3}
     bars = [
         axes.barh(range(len(METHODS)), 0, height=0.55, color=colour, hatch=hatch, edgecolor="white", lw=0.4, **moving)
-        for _, colour, hatch in zip(memory.BUCKETS, figures.COLOURS, HATCHES, strict=False)
+        for _, colour, hatch in zip(memory.BUCKETS, figures.COLOURS, figures.HATCHES, strict=False)
     ]
     axes.axvline(100, color=figures.INK, lw=2, ls="--", animated=True, zorder=4)
     pad = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}

@@ -25,7 +25,7 @@ MODULES = {
     "svd": "explore_svd",
     "diagram": "explore_diagram",
     "alpha_dial": "explore_dial",
-    "live_dial": "explore_dial",
+    "live_dial": "explore_live_dial",
     "training": "explore_training",
 }
 __all__ = ["compare", *MODULES]

@@ -6,14 +6,12 @@ readers) and a marker or a line style; every axis says its quantity and unit; al
 
 from __future__ import annotations
 
-import argparse
 import base64
 import functools
 import html
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,6 +23,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A
 GREY, INK = "#8a8a8a", "#222222"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
 MARKERS = ("o", "s", "^", "D", "v", "P")
+HATCHES = ("", "////", "xxxx", "", "....", "++++")  # of bars, beside their colours
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 STYLE = {
@@ -300,34 +299,3 @@ def dial(
     style.set(xlabel="adapter scale (1 = as trained)", ylabel="pirate words per 100 written")
     style.set_ylim(bottom=0)
     return figure
-
-
-FOLDER = Path(__file__).resolve().parent.parent / "figures"
-
-
-def draw_all() -> dict[str, Figure]:
-    """Every picture in `figures/`, by file name."""
-    from lora_lab.experiments import column, recorded
-    from lora_lab.explore_results import results
-
-    rows = recorded("dial")["rows"]
-    return {
-        "lora_diagram.png": lora_diagram(4096, 4096, rank=8, alpha=16),
-        "book.png": book(4096, rank=8),
-        "dial.png": dial(*(column(rows, f) for f in ("scale", "pirate_loss", "story_loss", "marker_words"))),
-        "explorer.png": results().figure,
-    }
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The figures command takes one option, the folder."""
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to draw into (default: figures/)")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Redraw every picture; returns 0."""
-    args.output.mkdir(parents=True, exist_ok=True)
-    for name, figure in draw_all().items():
-        (args.output / name).write_bytes(png(figure))
-        print(name)
-    return 0

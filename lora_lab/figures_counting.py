@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 
 from lora_lab import figures
 
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
-
 
 @figures.in_style
 def stacked_bars(bars: Mapping[str, Mapping[str, float]], xlabel: str, form: str = "{:,.0f}") -> Figure:
@@ -25,7 +23,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], xlabel: str, form: str
     ends = [0.0] * len(bars)
     for i, name in enumerate(names):
         sizes = [parts.get(name, 0) for parts in bars.values()]
-        look = {"color": figures.COLOURS[i], "hatch": HATCHES[i], "edgecolor": "white", "lw": 0.4}
+        look = {"color": figures.COLOURS[i], "hatch": figures.HATCHES[i], "edgecolor": "white", "lw": 0.4}
         axes.barh(range(len(bars)), sizes, 0.6, left=ends, label=name, **look)
         ends = [end + size for end, size in zip(ends, sizes, strict=True)]
     for y, end in enumerate(ends):

@@ -11,7 +11,6 @@ from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ipywidgets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -38,11 +37,6 @@ class Plan:
     scaling: float
     lora: dict[str, int]
     full: dict[str, int]
-
-    @property
-    def share(self) -> float:
-        """Trainable parameters over all of them, the adapter's included."""
-        return self.trainable / (self.base + self.trainable)
 
 
 def plan(model: str = "base", task: str = "pirate", rank: int = 8, alpha: float = 16, gpu: bool = False) -> Plan:
@@ -97,17 +91,16 @@ def cost_figure() -> tuple[Figure, Callable[[Plan], None]]:
     dots = [
         count.plot([], [], ms=8, color=figures.INK, animated=True, **d)[0] for d in ({"marker": "o"}, {"marker": "s"})
     ]
-    hatches = ("", "////", "xxxx", "", "....")
     look = {
         "height": 0.5,
         "edgecolor": "white",
         "lw": 0.4,
-        "zorder": 3,
         "animated": True,
+        "zorder": 3,
     }  # over the spine, as in a move
     parts = [
         needs.barh((0, 1), 0, color=colour, hatch=hatch, **look)
-        for colour, hatch in zip(figures.COLOURS, hatches, strict=False)
+        for colour, hatch in zip(figures.COLOURS[: len(BUCKETS)], figures.HATCHES, strict=False)
     ]
     key = [both[0] for both in parts]
     figure.legend(key, BUCKETS, ncols=len(BUCKETS), loc="outside upper right", handlelength=1.4, columnspacing=1.2)
@@ -147,16 +140,13 @@ def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
     `finetune(**settings)`. A model or task that is not in the lists (a folder, your own file) is put in front.
     """
     start = {name: settings[name] for name in ("model", "task", "rank", "alpha")}
-    wide = ipywidgets.Layout(width="420px")
-    slider = ipywidgets.IntSlider if float(start["alpha"]).is_integer() else ipywidgets.FloatSlider
+    step = 1 if float(start["alpha"]).is_integer() else 0.1
     controls = {
-        "model": ipywidgets.Dropdown(options=_with(start["model"], ["base", *HUB_MODELS])),
-        "task": ipywidgets.Dropdown(options=_with(start["task"], list(tasks.TASKS))),
-        "rank": ipywidgets.IntSlider(min=1, max=max(64, start["rank"])),
-        "alpha": slider(min=min(1, start["alpha"]), max=max(128, start["alpha"])),
+        "model": explorer.menu("model", _with(start["model"], ["base", *HUB_MODELS]), start["model"]),
+        "task": explorer.menu("task", _with(start["task"], list(tasks.TASKS)), start["task"]),
+        "rank": explorer.slider("rank", "", 1, max(64, start["rank"]), start["rank"]),
+        "alpha": explorer.slider("alpha", "", min(1, start["alpha"]), max(128, start["alpha"]), start["alpha"], step),
     }
-    for name, control in controls.items():
-        control.description, control.value, control.layout = name, start[name], wide
     figure, draw = cost_figure()
 
     def move(**chosen: Any) -> tuple[str, str]:
@@ -166,7 +156,7 @@ def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
         lora, full = sum(cost.lora.values()), sum(cost.full.values())
         finding = (
             f"Rank {chosen['rank']}, alpha {chosen['alpha']:g}: {cost.trainable:,} parameters train "
-            f"({cost.share:.2%} of all), and their update is multiplied by {cost.scaling:.3g}. Memory predicted: "
+            f"({counting.share_of_total(cost.trainable, cost.base):.2%} of all), and their update is multiplied by {cost.scaling:.3g}. Memory predicted: "
             f"{megabytes(lora)}, {lora / full:.0%} of the {megabytes(full)} that training in full needs."
         )
         return finding, _table(cost)
@@ -177,12 +167,8 @@ def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
 
 def _table(plan: Plan) -> str:
     """The picture's memory in numbers, for who cannot see it."""
-    head = "".join(f'<th scope="col">{bucket}</th>' for bucket in BUCKETS)
-    rows = [
-        f'<tr><th scope="row">{way}</th>' + "".join(f"<td>{megabytes(cost[b])}</td>" for b in BUCKETS) + "</tr>"
-        for way, cost in (("LoRA", plan.lora), ("in full", plan.full))
-    ]
-    return f'<table style="border-spacing: 12px 0"><tr><td></td>{head}</tr>{"".join(rows)}</table>'
+    ways = (("LoRA", plan.lora), ("in full", plan.full))
+    return figures.table([{"memory": way} | {b: megabytes(cost[b]) for b in BUCKETS} for way, cost in ways])
 
 
 def _with(value: str, options: Sequence[str]) -> list[str]:

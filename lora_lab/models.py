@@ -89,17 +89,6 @@ def pick_device(device: str = "auto") -> torch.device:
     return place
 
 
-def default_targets(model: torch.nn.Module) -> list[str]:
-    """Last names of the linear modules, in the model's order, output head left out: what "all-linear" adapts."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    names = {
-        path.rsplit(".", 1)[-1]: None
-        for path, module in model.named_modules()
-        if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-    }
-    return list(names)
-
-
 def context_length(model: PreTrainedModel) -> int | None:
     """How many tokens the model takes at once, or None where its configuration does not say."""
     return getattr(model.config, "max_position_embeddings", None)

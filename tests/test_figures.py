@@ -10,7 +10,7 @@ import pytest
 from matplotlib.colors import same_color
 from matplotlib.patches import Rectangle
 
-from lora_lab import experiments, figures
+from lora_lab import experiments, figures, figures_command
 
 CURVES = {"LoRA, rank 8": ([0, 10, 20], [3.0, 2.5, 2.25]), "full": ([0, 10, 20], [3.0, 2.25, 2.0])}
 
@@ -150,12 +150,12 @@ def test_the_command_redraws_every_picture_in_the_folder(tmp_path):
 
     assert main(["figures", "--output", str(tmp_path)]) == 0
     drawn = {p.name for p in tmp_path.iterdir()}
-    assert drawn == {p.name for p in figures.FOLDER.iterdir()}
+    assert drawn == {p.name for p in figures_command.FOLDER.iterdir()}
     assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size < 200_000 for p in tmp_path.iterdir())
 
 
 def test_the_committed_dial_is_drawn_from_the_committed_numbers():
     rows = experiments.recorded("dial")["rows"]
-    losses = figures.draw_all()["dial.png"].axes[0]
+    losses = figures_command.draw_all()["dial.png"].axes[0]
     drawn = [y for _, y in series(losses).values()]
     assert np.array_equal(drawn, [experiments.column(rows, f) for f in ("pirate_loss", "story_loss")])

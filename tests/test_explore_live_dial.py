@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lora_lab import adapters, explore_dial, explorers, generate, models, scoring, storage, tasks
+from lora_lab import adapters, explore_live_dial, explorers, generate, models, scoring, storage, tasks
 from lora_lab.config import LoraConfig
-from lora_lab.explore_dial import Written
+from lora_lab.explore_live_dial import Written
 
 PROMPT = "Once upon a time, there was a little cat"
 
@@ -44,7 +44,7 @@ def dial(folders):
 
 
 def written(model, base, prompt=PROMPT, tokens=12, **how):
-    return list(explore_dial.write(model, *base, prompt, tokens, **how))
+    return list(explore_live_dial.write(model, *base, prompt, tokens, **how))
 
 
 def test_at_temperature_zero_it_writes_what_generate_writes(base, folders):
@@ -100,7 +100,7 @@ def test_two_adapters_are_mixed_as_set_scale_mixes_them(dial, base, folders):
     adapters.set_adapter(model, ["one", "two"])
     adapters.set_scale(model, 0.5, "one")
     adapters.set_scale(model, 1.5, "two")
-    expected = explore_dial.as_html(PROMPT, written(model, base, temperature=0.7))
+    expected = explore_live_dial.as_html(PROMPT, written(model, base, temperature=0.7))
     assert expected in dial.detail.value
     assert dial.text.startswith("With one at 0.5 and two at 1.5: 12 tokens")
 
@@ -138,16 +138,16 @@ def test_each_beginning_and_each_scale_can_be_chosen_and_no_other(dial):
 
 
 def test_the_picture_is_the_probabilities_and_ends_at_the_rarest():
-    figure, draw = explore_dial.surprise_figure(5)
+    figure, draw = explore_live_dial.surprise_figure(5)
     draw([0.5, 0.25], [0.125, 1e-9])
     (axes,) = figure.axes
     here, base = axes.lines
     assert (list(here.get_xdata()), list(here.get_ydata())) == ([1, 2], [0.5, 0.25])
-    assert list(base.get_ydata()) == [0.125, explore_dial.RAREST]
+    assert list(base.get_ydata()) == [0.125, explore_live_dial.RAREST]
     assert here.get_marker() != base.get_marker() and here.get_color() != base.get_color()
     assert [path.vertices.tolist() for path in axes.collections[0].get_paths()] == [
         [[1, 0.5], [1, 0.125]],
-        [[2, 0.25], [2, explore_dial.RAREST]],
+        [[2, 0.25], [2, explore_live_dial.RAREST]],
     ]
     assert axes.get_yscale() == "log" and "probability" in axes.get_ylabel()
     draw([], [])
@@ -156,20 +156,20 @@ def test_the_picture_is_the_probabilities_and_ends_at_the_rarest():
 
 def test_what_a_model_writes_is_escaped_and_what_the_base_would_not_write_is_marked():
     said = [Written("<b>", 0.5, 0.25, "<b>"), Written(" ye", 0.5, 0.125, " you")]
-    page = explore_dial.as_html("a & b", said)
+    page = explore_live_dial.as_html("a & b", said)
     assert "<i>a &amp; b</i>&lt;b&gt;<b><u> ye</u></b>" in page
     assert page.count("<tr>") == 3
-    text = explore_dial.told({"pirate": 1.0}, said)
+    text = explore_live_dial.told({"pirate": 1.0}, said)
     assert text.startswith("With pirate at 1.0: 2 tokens, at 1 of them the base model would have written another.")
     assert "+1.04 nats per token against" in text  # (ln 2 + ln 4) / 2
     assert text.endswith("Pirate words per 100: 50.")
-    assert "Pirate" not in explore_dial.told({"mine": 1.0}, said)
-    assert explore_dial.told({"pirate": 1.0}, []) == "With pirate at 1.0 the likeliest is to write nothing."
+    assert "Pirate" not in explore_live_dial.told({"mine": 1.0}, said)
+    assert explore_live_dial.told({"pirate": 1.0}, []) == "With pirate at 1.0 the likeliest is to write nothing."
 
 
-@pytest.mark.parametrize("name", explore_dial.ADAPTERS)
+@pytest.mark.parametrize("name", explore_live_dial.ADAPTERS)
 def test_the_adapters_that_are_shipped_are_small_trained_and_for_this_base_model(name, base):
-    folder = explore_dial.ADAPTERS[name]
+    folder = explore_live_dial.ADAPTERS[name]
     weights = folder / storage.WEIGHTS_FILE
     assert weights.stat().st_size < 300_000
     with safe_open(weights, "pt") as file:
