@@ -27,11 +27,10 @@ def training_figure(first: Sequence[float]) -> tuple[Figure, Callable[[Sequence[
     axes.set_ylabel("loss (1 = nothing learned)")
     # Nothing here counts for the layout, so that the axes stand alike whatever the curves do.
     cut = {"clip_on": False, "in_layout": False}
-    every = {"markevery": 20} | cut
     (before,) = axes.plot(
         steps, np.clip(first, LOW, HIGH), color=figures.GREY, ls=":", label="as it started", zorder=2.7, **cut
     )
-    (now,) = axes.plot([], [], label="this student", animated=True, zorder=3, **figures.cues(0), **every)
+    (now,) = axes.plot([], [], label="this student", animated=True, zorder=3, markevery=20, **figures.cues(0), **cut)
     (floor,) = axes.plot([], [], color=figures.ORANGE, ls="--", animated=True, zorder=2.8, **cut)
     floor.set_label("least loss at this rank")
     figure.legend(handles=[now, floor, before], ncols=3, loc="outside upper left")

@@ -154,9 +154,10 @@ def chooser(settings: MutableMapping[str, Any]) -> explorer.Explorer:
         draw(cost)
         settings.update(chosen)
         lora, full = sum(cost.lora.values()), sum(cost.full.values())
+        share = counting.share_of_total(cost.trainable, cost.base)
         finding = (
             f"Rank {chosen['rank']}, alpha {chosen['alpha']:g}: {cost.trainable:,} parameters train "
-            f"({counting.share_of_total(cost.trainable, cost.base):.2%} of all), and their update is multiplied by {cost.scaling:.3g}. Memory predicted: "
+            f"({share:.2%} of all), and their update is multiplied by {cost.scaling:.3g}. Memory predicted: "
             f"{megabytes(lora)}, {lora / full:.0%} of the {megabytes(full)} that training in full needs."
         )
         return finding, _table(cost)

@@ -224,9 +224,8 @@ def main(args: argparse.Namespace) -> int:
     large = args.large and args.name in PLANS
     output = args.output or experiments.FOLDER / f"{args.name}{'_large' * large}.json"
     if args.name in PLANS:
-        plan = PLANS[args.name](args.large)
         workers = max(1, min(args.workers, os.cpu_count() or 1))
-        result = run_plan(args.name, plan, output, args.seed, workers, " --large" * large)
+        result = run_plan(args.name, PLANS[args.name](large), output, args.seed, workers, " --large" * large)
     else:
         result = measure(args.name, args.seed)
     experiments.write(result, output)
