@@ -41,6 +41,7 @@ from lora_lab.report import (
     status,
     trainable_parameters,
 )
+from lora_lab.variants import Dora, Pissa
 
 __all__ = [
     "ParameterCount",
@@ -79,6 +80,8 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
     _check_addable(model, record, config, name)
     targets, complaints = find_targets(model, config, strict)
     saved = find_saved(model, config, strict)
+    if config.init_lora_weights == "pissa":
+        _check_pissa(targets, config)
     if record is not None:
         _check_apart(record, targets, saved)
     for text in complaints + _wide_ranks(targets, config):
@@ -90,7 +93,11 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
         model.__dict__[RECORD] = record
     for path in targets:
         layer = record.layers.get(path) or _wrap(model, path, record)
-        layer.add(name, config.rank_for(path), config.scaling(path), config.dropout, config.init_lora_weights)
+        layer.add(
+            name, config.rank_for(path), config.scaling(path), config.dropout, config.init_lora_weights is not False
+        )
+        if config.use_dora or config.init_lora_weights == "pissa":
+            layer.variants[name] = (Dora if config.use_dora else Pissa)(layer, name)
     for path in saved:
         _save_module(model, path, record).add(name)
     regroup(record)
@@ -134,11 +141,25 @@ def _check_apart(record: Record, targets: dict[str, nn.Module], saved: dict[str,
             raise ValueError(f"'{path}' cannot be saved whole: another adapter is on '{inside or path}'")
 
 
+def _check_pissa(targets: dict[str, nn.Module], config: LoraConfig) -> None:
+    """Raises ValueError where PiSSA cannot start: not a matrix of a linear layer, a rank it lacks, or alpha below 0."""
+    for path, module in targets.items():
+        weight, rank = module.weight, config.rank_for(path)
+        if weight.ndim != 2 or isinstance(module, nn.Embedding) or not weight.is_floating_point():
+            raise ValueError(f"PiSSA starts from the matrix of a linear layer; '{path}' is a {type(module).__name__}")
+        if rank > min(weight.shape):
+            raise ValueError(
+                f"PiSSA at '{path}': rank {rank}, but {list(weight.shape)} has {min(weight.shape)} at most"
+            )
+        if config.scaling(path) < 0:
+            raise ValueError(f"PiSSA at '{path}': alpha must be above 0, got {config.alpha_for(path)}")
+
+
 def _wide_ranks(targets: dict[str, nn.Module], config: LoraConfig) -> list[str]:
     """One sentence on the first layer whose rank is more than its matrix can use, and how many more there are."""
     wide = []
     for path, module in targets.items():
-        rank, (rows, columns) = config.rank_for(path), module.weight.shape
+        rank, (rows, columns) = config.rank_for(path), module.weight.flatten(1).shape
         if rank > min(rows, columns):
             wide.append((path, rank, rows, columns))
     if not wide:

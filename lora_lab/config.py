@@ -66,7 +66,9 @@ class LoraConfig:
         most specific wins; they are stored most specific first, so that peft, where the first wins, reads the same.
     modules_to_save: modules trained whole beside the adapter and saved with it, such as a new classifier head.
     bias: "none", "all" or "lora_only": which biases are trained as well.
-    init_lora_weights: True starts as no change (B zero); False makes B random too, for tests.
+    use_dora: train the length of every output row apart from its direction (DoRA, `variants.Dora`).
+    init_lora_weights: True starts as no change (B zero); "pissa" as no change too, at the largest part of the weight
+        (PiSSA, `variants.Pissa`); False makes B random, for tests.
     fan_in_fan_out: written to files; what a layer needs is read off its type.
     patterns_in_order: keep the patterns as given, first match wins: how a file from elsewhere is read.
 
@@ -83,9 +85,10 @@ class LoraConfig:
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
+    use_dora: bool = False
     modules_to_save: tuple[str, ...] = ()
     bias: str = "none"
-    init_lora_weights: bool = True
+    init_lora_weights: bool | str = True
     fan_in_fan_out: bool = False
     patterns_in_order: bool = field(default=False, repr=False, compare=False)
 
@@ -95,14 +98,16 @@ class LoraConfig:
         _check_number("dropout", self.dropout)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        for name in ("use_rslora", "fan_in_fan_out", "patterns_in_order"):
+        for name in ("use_rslora", "use_dora", "fan_in_fan_out", "patterns_in_order"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if not isinstance(self.init_lora_weights, bool):
+        if not isinstance(self.init_lora_weights, bool) and self.init_lora_weights != "pissa":
             raise ValueError(
-                f"unknown init_lora_weights {self.init_lora_weights!r}: it is True (B zero, no change at first) or "
-                "False (B random, for tests)"
+                f"unknown init_lora_weights {self.init_lora_weights!r}: it is True (B zero, no change at first), "
+                "'pissa' (the largest part of the weight), or False (B random, for tests)"
             )
+        if self.use_dora and self.init_lora_weights == "pissa":
+            raise ValueError("use_dora and init_lora_weights='pissa' do not go together: choose one of them")
         if self.bias not in BIAS_CHOICES:
             raise ValueError(
                 f"unknown bias {self.bias!r}: it is one of {', '.join(map(repr, BIAS_CHOICES))}."

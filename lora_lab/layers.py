@@ -27,8 +27,9 @@ def is_conv1d(module: nn.Module) -> bool:
 class LoraLayer(nn.Module):
     """What the LoRA layers share: several adapters by name beside one frozen `base`.
 
-    base: the frozen module. A, B, dropout: per adapter. scaling: {name: alpha / rank}. active: names used in the
-    forward, in order; empty while merged. merged: names whose update is inside the base's weight right now.
+    base: the frozen module. A, B, dropout: per adapter. scaling: {name: alpha / rank}. variants: what is not plain
+    LoRA, by adapter. active: names used in the forward, in order; empty while merged. merged: names whose update is
+    inside the base's weight right now.
     """
 
     in_features: int
@@ -41,6 +42,7 @@ class LoraLayer(nn.Module):
         self.A: nn.ModuleDict | nn.ParameterDict
         self.B: nn.ModuleDict | nn.ParameterDict
         self.dropout = nn.ModuleDict()
+        self.variants = nn.ModuleDict()
         self.scaling: dict[str, float] = {}
         self.active: list[str] = []
         self.merged: list[str] = []
@@ -67,7 +69,7 @@ class LoraLayer(nn.Module):
         return {name: self.matrices(name)[0].shape[0] for name in self.scaling}
 
     def add(self, name: str, rank: int, scaling: float, dropout: float = 0.0, zero_init: bool = True) -> None:
-        """Make A [rank, in] and B [out, rank] for adapter `name`; not active yet."""
+        """Make A [rank, in] and B [out, rank] for adapter `name`; not active yet, and plain LoRA."""
         a, b = self._new_matrices(rank, zero_init)
         place = {"device": self.base.weight.device, "dtype": self.adapter_dtype}
         if isinstance(self.A, nn.ModuleDict):
@@ -80,30 +82,64 @@ class LoraLayer(nn.Module):
 
     def remove(self, name: str) -> None:
         """Forget adapter `name`."""
-        for container in (self.A, self.B, self.dropout, self.scaling):
+        for container in (self.A, self.B, self.dropout, self.variants, self.scaling):
             if name in container:
                 del container[name]
         if name in self.active:
             self.active.remove(name)
 
     def matrices(self, name: str) -> tuple[Tensor, Tensor]:
-        """A [rank, in] and B [out, rank] of adapter `name`, as parameters."""
+        """A [rank, in] and B [out, rank] of adapter `name`, as parameters; a convolution's with the kernel's sizes."""
         a, b = self.A[name], self.B[name]
         return (a.weight, b.weight) if isinstance(a, nn.Module) else (a, b)
 
+    def update(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """What adapter `name` adds to the base's output y for the input x."""
+        if name in self.variants:
+            return self.variants[name].update(self, name, x, y)
+        return self.product(name, self.dropped(name, x))
+
+    def product(self, name: str, x: Tensor) -> Tensor:
+        """s B A x in the adapter's dtype, without dropout."""
+        raise NotImplementedError
+
+    def dropped(self, name: str, x: Tensor) -> Tensor:
+        """x in the adapter's dtype after its dropout; x itself where neither changes it."""
+        x = x.to(self.matrices(name)[0].dtype)
+        return self.dropout[name](x) if name in self.dropout and self.training else x
+
     def delta(self, name: str) -> Tensor:
-        """s B A in the shape of the base's weight, in the adapter's dtype."""
-        a, b = self.matrices(name)
-        return self._as_weight(b @ a) * self.scaling[name]
+        """The change of the base's weight by adapter `name` (plain: s B A), in its shape, in the adapter's dtype."""
+        if name in self.variants:
+            return self.variants[name].delta(self, name)
+        return self.as_weight(self.rows_of_product(name))
 
     def add_delta(self, weight: Tensor, name: str, out: Tensor) -> Tensor:
-        """Write `weight` + s B A into `out`, which may be `weight`; both are in the adapter's dtype."""
-        a, b = self.matrices(name)
+        """Write `weight` + `delta(name)` into `out`, which may be `weight`; both are in the adapter's dtype."""
+        if name in self.variants:
+            return torch.add(weight, self.delta(name), out=out)
+        a, b = (matrix.flatten(1) for matrix in self.matrices(name))
         left, right = (b, a) if self.stored_as_out_in else (a.T, b.T)
-        return torch.addmm(weight, left, right, alpha=self.scaling[name], out=out)
+        torch.addmm(weight.flatten(1), left, right, alpha=self.scaling[name], out=out.view(out.shape[0], -1))
+        return out
 
-    def _as_weight(self, update: Tensor) -> Tensor:
-        return update if self.stored_as_out_in else update.T
+    def rows_of_weight(self) -> Tensor:
+        """The base's weight as it is without any adapter, one row for each output: [out, in]."""
+        weight = (self.base.weight if self.pristine is None else self.pristine).detach().flatten(1)
+        return weight if self.stored_as_out_in else weight.T
+
+    def rows_of_product(self, name: str) -> Tensor:
+        """s B A as [out, in]."""
+        a, b = self.matrices(name)
+        return b.flatten(1) @ a.flatten(1) * self.scaling[name]
+
+    def as_weight(self, rows: Tensor) -> Tensor:
+        """A matrix [out, in] in the shape of the base's weight."""
+        return (rows if self.stored_as_out_in else rows.T).reshape(self.base.weight.shape)
+
+    def along_output(self, values: Tensor) -> Tensor:
+        """Values [out], shaped to meet the layer's output."""
+        return values
 
     def _new_matrices(self, rank: int, zero_init: bool):
         a = nn.Linear(self.in_features, rank, bias=False, device=_build_device(self.base))
@@ -156,14 +192,22 @@ class LoraLinear(LoraLayer):
         # Straight to the dicts behind the containers: a container look-up costs as much as a small product.
         modules = self._modules
         all_a, all_b, dropouts = modules["A"]._modules, modules["B"]._modules, modules["dropout"]._modules
-        dtype = y.dtype
+        variants, plain = modules["variants"]._modules, y
         for name in self.active:
+            if name in variants:
+                y = y + variants[name].update(self, name, x, plain)
+                continue
             a = all_a[name]
             h = x.to(a.weight.dtype)
             if name in dropouts:
                 h = dropouts[name](h)
             y = y + all_b[name](a(h)) * self.scaling[name]  # fp32 adapters promote a bf16 y; rounded once, below
-        return y.to(dtype)
+        return y.to(plain.dtype)
+
+    def product(self, name: str, x: Tensor) -> Tensor:
+        """s B A x [..., out] in the adapter's dtype, without dropout."""
+        a = self.A[name]
+        return self.B[name](a(x.to(a.weight.dtype))) * self.scaling[name]
 
 
 class LoraConv1D(LoraLinear):
@@ -174,6 +218,32 @@ class LoraConv1D(LoraLinear):
     @staticmethod
     def _sizes(base: nn.Module) -> tuple[int, int]:
         return base.weight.shape[1], base.weight.shape[0]
+
+
+class LoraConv2d(LoraLinear):
+    r"""A frozen convolution and its low-rank updates: A a convolution to r channels, B a 1 x 1 one back.
+
+    Shapes: W [out, in, height, width], A [r, in, height, width], B [out, r, 1, 1]. A takes the base's stride, padding,
+    padding mode and dilation, so that B A, read as a kernel, does what the two convolutions do one after the other.
+    """
+
+    @staticmethod
+    def _sizes(base: nn.Conv2d) -> tuple[int, int]:
+        return base.out_channels, base.in_channels
+
+    def _new_matrices(self, rank: int, zero_init: bool):
+        base, device = self.base, _build_device(self.base)
+        shape = {k: getattr(base, k) for k in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+        a = nn.Conv2d(self.in_features, rank, **shape, bias=False, device=device)
+        b = nn.Conv2d(rank, self.out_features, 1, bias=False, device=device)
+        nn.init.kaiming_uniform_(a.weight, a=math.sqrt(5))
+        if zero_init:
+            nn.init.zeros_(b.weight)
+        return a, b
+
+    def along_output(self, values: Tensor) -> Tensor:
+        """Values [out] as [out, 1, 1]."""
+        return values[:, None, None]
 
 
 class LoraEmbedding(LoraLayer):
@@ -200,19 +270,27 @@ class LoraEmbedding(LoraLayer):
 
     def forward(self, ids: Tensor, *args, **kwargs) -> Tensor:
         """y [..., dim] for token ids [...]; the base's dtype. Dropout plays no part, as in peft."""
-        base = self.base
-        y = base(ids, *args, **kwargs)
+        y = self.base(ids, *args, **kwargs)
         if not self.active:  # none chosen, disabled, or merged into the base
             return y
-        dtype = y.dtype
-        rows = (base.padding_idx, base.max_norm, base.norm_type, base.scale_grad_by_freq, base.sparse)
+        plain = y
         for name in self.active:
-            update = (F.embedding(ids, self.A[name].T, *rows) @ self.B[name].T) * self.scaling[name]
-            if hasattr(base, "embed_scale"):  # Gemma multiplies its embedding's output, so the update as well
-                scale = torch.as_tensor(base.embed_scale, dtype=base.weight.dtype, device=base.weight.device)
-                update = update * scale.to(update.dtype)
-            y = y + update
-        return y.to(dtype)
+            y = y + self.update(name, ids, plain)
+        return y.to(plain.dtype)
+
+    def product(self, name: str, ids: Tensor) -> Tensor:
+        """s B A[:, t] [..., dim] in the adapter's dtype."""
+        base = self.base
+        rows = (base.padding_idx, base.max_norm, base.norm_type, base.scale_grad_by_freq, base.sparse)
+        update = (F.embedding(ids, self.A[name].T, *rows) @ self.B[name].T) * self.scaling[name]
+        if hasattr(base, "embed_scale"):  # Gemma multiplies its embedding's output, so the update as well
+            scale = torch.as_tensor(base.embed_scale, dtype=base.weight.dtype, device=base.weight.device)
+            update = update * scale.to(update.dtype)
+        return update
+
+    def dropped(self, name: str, ids: Tensor) -> Tensor:
+        """The ids: dropout plays no part."""
+        return ids
 
 
 class SavedModule(nn.Module):
@@ -250,4 +328,6 @@ def layer_class(module: nn.Module) -> type[LoraLayer] | None:
         return LoraLinear
     if isinstance(module, nn.Embedding):
         return LoraEmbedding
+    if isinstance(module, nn.Conv2d):
+        return LoraConv2d
     return LoraConv1D if is_conv1d(module) else None

@@ -10,7 +10,7 @@ from torch import nn
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean, first_match
 from lora_lab.layers import LoraLayer, SavedModule, is_conv1d, layer_class
 
-SUPPORTED = "torch.nn.Linear, torch.nn.Embedding and transformers' Conv1D"
+SUPPORTED = "torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d and transformers' Conv1D"
 
 
 def original_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -138,8 +138,9 @@ def _names(modules: dict[str, nn.Module]) -> list[str]:
 def _what_there_is(modules: dict[str, nn.Module]) -> str:
     linear = list(dict.fromkeys(p.rpartition(".")[2] for p, m in modules.items() if isinstance(m, nn.Linear)))
     conv = list(dict.fromkeys(p.rpartition(".")[2] for p, m in modules.items() if is_conv1d(m)))
-    embedding = [p.rpartition(".")[2] for p, m in modules.items() if isinstance(m, nn.Embedding)]
-    kinds = (("Linear", linear), ("Conv1D", conv), ("Embedding", list(dict.fromkeys(embedding))))
+    embedding = list(dict.fromkeys(p.rpartition(".")[2] for p, m in modules.items() if isinstance(m, nn.Embedding)))
+    images = list(dict.fromkeys(p.rpartition(".")[2] for p, m in modules.items() if isinstance(m, nn.Conv2d)))
+    kinds = (("Linear", linear), ("Conv1D", conv), ("Embedding", embedding), ("Conv2d", images))
     said = [f"{kind} modules in this model end in: {', '.join(names)}." for kind, names in kinds if names]
     return " ".join(said) or f"This model has no module that can be adapted ({SUPPORTED})."
 
@@ -158,6 +159,8 @@ def _check_kind(path: str, modules: dict[str, nn.Module]) -> None:
     module, parent = modules[path], modules.get(path.rpartition(".")[0])
     if layer_class(module) is None:
         raise ValueError(f"'{path}' is a {type(module).__name__}: only {SUPPORTED} can be adapted")
+    if isinstance(module, nn.Conv2d) and module.groups > 1:
+        raise ValueError(f"'{path}' is a Conv2d of {module.groups} groups: only a convolution of one can be adapted")
     if isinstance(parent, nn.MultiheadAttention):
         raise ValueError(
             f"'{path}' belongs to a torch.nn.MultiheadAttention, which reads the weight and never calls the layer: an "

@@ -6,10 +6,12 @@ in the plain model + a suffix. Source: peft 0.21, `utils/save_and_load.py` and `
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean
 from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLayer, layer_class
@@ -20,7 +22,6 @@ CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # What peft can ask for and this package does not build. Loading such a file as plain LoRA would be silently wrong.
 NOT_BUILT = {
-    "use_dora": "DoRA",
     "lora_bias": "a bias in B",
     "target_parameters": "adapters on bare parameters",
     "trainable_token_indices": "trainable tokens",
@@ -38,7 +39,8 @@ NOT_BUILT = {
     "loftq_config": "LoftQ",
     "megatron_config": "Megatron",
 }
-# Initial values that leave the base model alone: once trained, such an adapter is plain LoRA.
+# Initial values that leave the base model alone: once trained, such an adapter is plain LoRA. A PiSSA file of peft's
+# means "on what is left of the base": the part taken away is computed again, as peft does.
 PLAIN_INITS = (True, False, None, "gaussian", "eva")
 # Read from a file by LoraConfig, or saying nothing about the mathematics.
 READ = {
@@ -49,7 +51,7 @@ READ = {
         k: k
         for k in (
             "target_modules exclude_modules layers_to_transform layers_pattern rank_pattern alpha_pattern use_rslora "
-            "modules_to_save bias fan_in_fan_out"
+            "use_dora modules_to_save bias fan_in_fan_out"
         ).split()
     },
 }
@@ -65,15 +67,44 @@ def matrix_keys(path: str, layer: type[LoraLayer]) -> tuple[str, str]:
     return f"{PREFIX}{path}.{a}", f"{PREFIX}{path}.{b}"
 
 
+def magnitude_key(path: str) -> str:
+    """The key of DoRA's magnitude; peft leaves out `.weight` in files."""
+    return f"{PREFIX}{path}.lora_magnitude_vector"
+
+
+def magnitude_shape(weight: Tensor, layer: type[LoraLayer]) -> tuple[int, ...]:
+    """[out] as the file has it: a convolution's is [1, out, 1, 1]."""
+    out = weight.shape[0 if layer.stored_as_out_in else 1]
+    return (out,) if weight.ndim == 2 else (1, out, *[1] * (weight.ndim - 2))
+
+
 def bias_key(path: str, adapted) -> str:
     """The key of the bias at `path`; an adapted layer's is inside its wrapper."""
     owner = path.removesuffix(".bias")
     return f"{PREFIX}{owner}.base_layer.bias" if owner in adapted else f"{PREFIX}{path}"
 
 
+def as_plain(config: LoraConfig) -> LoraConfig:
+    """What is saved of a PiSSA adapter: plain LoRA of twice the rank, at the same scaling."""
+    if config.init_lora_weights != "pissa":
+        return config
+    grown = math.sqrt(2) if config.use_rslora else 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there was to say was said when it was made
+        return replace(
+            config,
+            rank=2 * config.rank,
+            alpha=grown * config.alpha,
+            rank_pattern={k: 2 * v for k, v in config.rank_pattern.items()},
+            alpha_pattern={k: grown * v for k, v in config.alpha_pattern.items()},
+            init_lora_weights=True,
+            patterns_in_order=True,
+        )
+
+
 def config_to_file(model: nn.Module, record: Record, name: str, base_model_name: str | None) -> dict:
     """The content of `adapter_config.json` for adapter `name`."""
-    config = scaled_config(record, name)
+    config = as_plain(scaled_config(record, name))
     paths = [p for p, layer in record.layers.items() if name in layer.scaling]
     targets = config.target_modules
     if targets == ALL_LINEAR:  # the names themselves, so that the file means the same on every model class
@@ -111,7 +142,7 @@ def config_to_file(model: nn.Module, record: Record, name: str, base_model_name:
         "target_parameters": None,
         "task_type": "CAUSAL_LM" if causal else None,
         "trainable_token_indices": None,
-        "use_dora": False,
+        "use_dora": config.use_dora,
         "use_rslora": config.use_rslora,
     }
 
@@ -130,7 +161,7 @@ def config_from_file(content: object, where: Path) -> LoraConfig:
         if content.get(key):
             raise ValueError(f"{where} asks for {what} ({key} = {content[key]!r}), which is not built here")
     init = content.get("init_lora_weights", True)
-    if init not in PLAIN_INITS:
+    if init not in (*PLAIN_INITS, "pissa"):
         raise ValueError(
             f"{where} asks for the initial values {init!r} (init_lora_weights), which change the base model or are not "
             "built here. Convert it with peft to a plain LoRA adapter first."
@@ -147,6 +178,8 @@ def config_from_file(content: object, where: Path) -> LoraConfig:
         if content.get(key) is None:
             warnings.warn(f"{where} does not say {key}: read as 8, as peft does", stacklevel=3)
     fields = {READ[k]: v for k, v in content.items() if k in READ and v is not None}
+    if init == "pissa":
+        fields["init_lora_weights"] = init
     try:
         return LoraConfig(**{"rank": 8, "alpha": 8} | fields, patterns_in_order=True)
     except (TypeError, ValueError) as error:
@@ -159,10 +192,12 @@ def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, tuple[in
     shapes: dict[str, tuple[int, ...]] = {}
     for path, module in targets.items():
         layer, rank = layer_class(module), config.rank_for(path)
-        first, second = module.weight.shape
+        first, second, *kernel = module.weight.shape
         into, out = (second, first) if layer.stored_as_out_in else (first, second)
         key_a, key_b = matrix_keys(path, layer)
-        shapes[key_a], shapes[key_b] = (rank, into), (out, rank)
+        shapes[key_a], shapes[key_b] = (rank, into, *kernel), (out, rank, *[1] * len(kernel))
+        if config.use_dora:
+            shapes[magnitude_key(path)] = magnitude_shape(module.weight, layer)
     saved = find_saved(model, config, strict=False)
     for path, module in saved.items():
         shapes |= {f"{PREFIX}{path}.{k}": tuple(t.shape) for k, t in module.state_dict().items()}

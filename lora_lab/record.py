@@ -86,6 +86,8 @@ def own_parameters(record: Record, name: str) -> dict[str, nn.Parameter]:
     for path, layer in record.layers.items():
         if name in layer.scaling:
             found[f"{path}.A"], found[f"{path}.B"] = layer.matrices(name)
+            if name in layer.variants:
+                found |= {f"{path}.{n}": p for n, p in layer.variants[name].named_parameters()}
     for path, module in record.saved.items():
         if name in module.copies:
             found |= {f"{path}.{n}": p for n, p in module.copies[name].named_parameters()}

@@ -101,6 +101,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         for layer in record.layers.values():
             for name in layer.scaling:
                 adapter |= {id(p): p.numel() for p in layer.matrices(name)}
+            adapter |= {id(p): p.numel() for p in layer.variants.parameters()}
         for module in record.saved.values():
             head |= {id(p): p.numel() for p in module.copies.parameters()}
     everything = list(model.parameters())

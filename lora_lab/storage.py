@@ -32,9 +32,12 @@ from lora_lab.peft_format import (
     config_from_file,
     config_to_file,
     expected_tensors,
+    magnitude_key,
+    magnitude_shape,
     matrix_keys,
 )
 from lora_lab.record import Record, check_known, check_name, finite, record_of
+from lora_lab.variants import Dora, Pissa
 
 
 def save_adapter(
@@ -42,8 +45,9 @@ def save_adapter(
 ) -> Path:
     """Write adapter `name` in the PEFT format and return the folder it is in: `folder`, or `folder/NAME`.
 
-    The factor of `set_scale` is saved inside alpha. `base_model_name` is noted in the file (default: the name the
-    model knows itself by). Both files are written beside their place and moved there when whole. Raises ValueError
+    The factor of `set_scale` is saved inside alpha. PiSSA is saved as the plain LoRA of twice the rank that it is.
+    `base_model_name` is noted in the file (default: the name the model knows itself by). Both files are written
+    beside their place and moved there when whole. Raises ValueError
     for an unknown adapter, one scaled to 0, or values that are not finite; OSError where the disk refuses.
     """
     record = record_of(model)
@@ -82,7 +86,7 @@ def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor
     found: dict[str, Tensor] = {}
     for path, layer in record.layers.items():
         if name in layer.scaling:
-            found |= zip(matrix_keys(path, type(layer)), layer.matrices(name), strict=True)
+            found |= _tensors_of_layer(path, layer, name)
     for path, module in record.saved.items():
         if name in module.copies:
             found |= {f"{PREFIX}{path}.{k}": t for k, t in module.copies[name].state_dict().items()}
@@ -94,6 +98,17 @@ def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor
         weight = layer.base.weight if layer.pristine is None or record.disabled else layer.pristine
         found[f"{PREFIX}{path}.base_layer.weight"] = weight
     return {k: t.detach().to("cpu", copy=True).contiguous() for k, t in found.items()}
+
+
+def _tensors_of_layer(path: str, layer: LoraLayer, name: str) -> dict[str, Tensor]:
+    a, b = layer.matrices(name)
+    variant = layer.variants[name] if name in layer.variants else None
+    if isinstance(variant, Pissa):  # s(BA - B0A0) as one product: plain LoRA of twice the rank
+        a, b = torch.cat([a, variant.a0]), torch.cat([b, -variant.b0], dim=1)
+    found = dict(zip(matrix_keys(path, type(layer)), (a, b), strict=True))
+    if isinstance(variant, Dora):
+        found[magnitude_key(path)] = variant.magnitude.view(magnitude_shape(layer.base.weight, type(layer)))
+    return found
 
 
 def _whole_embeddings(model: nn.Module, record: Record, name: str) -> dict[str, LoraLayer]:
@@ -219,6 +234,8 @@ def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], extra: dict[s
             for key, parameter in zip(matrix_keys(path, type(layer)), layer.matrices(name), strict=True):
                 if key in tensors:
                     parameter.copy_(tensors[key])
+            if magnitude_key(path) in tensors and name in layer.variants:
+                layer.variants[name].magnitude.copy_(tensors[magnitude_key(path)].flatten())
             whole = extra.get(f"{PREFIX}{path}.base_layer.weight")
             if whole is not None and not torch.equal(whole.to(layer.base.weight), layer.base.weight):
                 if whole.shape != layer.base.weight.shape:

@@ -158,7 +158,6 @@ def test_row_M8_tensors_of_integers(saved):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("use_dora", True),
         ("lora_bias", True),
         ("target_parameters", ["mlp.experts.weight"]),
         ("trainable_token_indices", [1, 2]),
@@ -182,7 +181,7 @@ def test_a_file_that_asks_for_what_is_not_built_is_refused_by_name(saved, key, v
     refused(saved, f"adapter_config.json asks for .*{key} = .*which is not built here")
 
 
-@pytest.mark.parametrize("init", ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "mica"))
+@pytest.mark.parametrize("init", ("pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "mica"))
 def test_initial_values_that_change_the_base_are_refused_by_name(saved, init):
     change_config(saved, init_lora_weights=init)
     refused(saved, f"asks for the initial values '{init}'")
