@@ -26,7 +26,7 @@ ORDER = """
     counting shapes flops memory count_command
     lowrank teacher_student corpus lessons query_language task_files peak_memory plain_errors result doctor render
     layers variants config matching record report adapters merging mixed_batch peft_format storage
-    combining hot_swap quantise
+    combining hot_swap quantise training_variants
     models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
     runs short_runs measurements sweeps
     figures figures_lowrank figures_results figures_scaling figures_counting
