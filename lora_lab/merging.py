@@ -9,6 +9,7 @@ kept, and put back by pointer. The price is one more copy of every merged weight
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import warnings
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
     """Add the updates of `names` (default: the active adapters) to the weights: no cost at inference.
 
     Until `unmerge` the model computes with what is merged and nothing else, whichever adapters are active.
-    Every merged weight is computed and checked before the first one is put in place, so a failure leaves all layers
-    as they were. A half-precision base is computed in float32 and rounded once. keep_backup: keep the weights for
-    `unmerge`; without, the merge is for good, needs no second copy, and computes twice.
+    Everything is checked before the first weight is touched, so a failure leaves all layers as they were. A
+    half-precision base is computed in float32 and rounded once. keep_backup: put new weights in place and keep the
+    old ones for `unmerge`. Without, the merge is for good and changes each weight in its own memory: no second copy,
+    and whoever else holds that tensor (a view, an open `state_dict`) sees it change.
 
     Warns, and does nothing, where all are merged already. Raises ValueError for an unknown adapter, a result that is
     not finite, or a weight tied to another module's; RuntimeError while adapters are disabled.
@@ -47,22 +49,24 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
     _check_not_tied(model, layers)
     if keep_backup and record.merged_for_good:
         raise ValueError("an earlier merge kept no backup, so this one cannot: pass keep_backup=False")
+    if record.merged_for_good and (late := [n for n in fresh if any(n in m.variants for m in layers.values())]):
+        raise ValueError(f"{late[0]!r} is computed from the plain weight, and an earlier merge kept no backup of it")
     if keep_backup:
         weights = [_merged_weight(path, layer, fresh) for path, layer in layers.items()]
         for layer, weight in zip(layers.values(), weights, strict=True):
             if layer.pristine is None:
                 layer.pristine = layer.base.weight.data
             layer.base.weight.data = weight
+            layer.merged += [n for n in fresh if n in layer.scaling]
     else:
         for path, layer in layers.items():
-            _merged_weight(path, layer, fresh)  # only to check it: keeping all would be the second copy
-        for path, layer in record.layers.items():
-            layer.pristine = None
-            if path in layers:
-                layer.base.weight.data = _merged_weight(path, layer, fresh)
+            if not _surely_finite(layer, fresh):
+                _merged_weight(path, layer, fresh)  # only to look at it: keeping all would be the second copy
         record.merged_for_good = True
-    for layer in layers.values():
-        layer.merged += [n for n in fresh if n in layer.scaling]
+        for path, layer in layers.items():
+            _merge_in_place(path, layer, fresh)
+        for layer in record.layers.values():
+            layer.pristine = None
     show(record, updates=(), whole=[*merged, *fresh])
 
 
@@ -70,20 +74,45 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
 def _merged_weight(path: str, layer: LoraLayer, names: list[str]) -> Tensor:
     """The weight with the updates in it, as a new tensor. Raises ValueError if it is not finite."""
     weight = layer.base.weight
-    names = [n for n in names if n in layer.scaling]
     start = weight.detach().to(layer.adapter_dtype)
     out = _room_for(start) if start.data_ptr() == weight.data_ptr() else start
-    for name in names:
-        start = layer.add_delta(start, name, out)
-    result = out.to(weight.dtype)
-    # An update below half the spacing of the largest floats cannot make a finite weight overflow: then the matrices,
-    # which are small, say enough, and the pass over the whole result is saved.
-    safe = torch.finfo(weight.dtype).max * torch.finfo(weight.dtype).eps / 4
-    if not sum(_largest(layer, n) for n in names) < safe and not finite(result):
-        broken = [n for n in names if not finite(layer.delta(n))]
+    result = _sum_into(out, start, layer, names).to(weight.dtype)
+    if not _surely_finite(layer, names) and not finite(result):
+        broken = [n for n in names if n in layer.scaling and not finite(layer.delta(n))]
         whose = f"adapter {broken[0]!r}" if broken else f"their sum with the {weight.dtype} weight"
         raise ValueError(f"merging would make '{path}' not finite (NaN or infinity), from {whose}. Nothing was merged.")
     return result
+
+
+@torch.no_grad()
+def _merge_in_place(path: str, layer: LoraLayer, names: list[str]) -> None:
+    """The same sum, in the weight's own memory; half precision goes through one float32 copy of this layer."""
+    weight, names = layer.base.weight.detach(), [n for n in names if n in layer.scaling]
+    if any(n in layer.variants for n in names):  # which may read the plain weight while they add to it
+        layer.base.weight.data = _merged_weight(path, layer, names)
+    else:
+        wide = weight.to(layer.adapter_dtype)  # the weight itself, unless it is in half precision
+        _sum_into(wide, wide, layer, names)
+        if wide is not weight:
+            weight.copy_(wide)
+    layer.merged += names
+
+
+def _sum_into(out: Tensor, start: Tensor, layer: LoraLayer, names: list[str]) -> Tensor:
+    """`start` + the updates of those of `names` that the layer has, written into `out`."""
+    for name in names:
+        if name in layer.scaling:
+            start = layer.add_delta(start, name, out)
+    return out
+
+
+def _surely_finite(layer: LoraLayer, names: list[str]) -> bool:
+    """Whether A and B alone settle that a finite weight stays finite; they are small, so this costs nothing.
+
+    An update below half the spacing of the largest floats cannot make a weight overflow.
+    """
+    limits = torch.finfo(layer.base.weight.dtype)
+    return sum(_largest(layer, n) for n in names if n in layer.scaling) < limits.max * limits.eps / 4
 
 
 def _room_for(weight: Tensor) -> Tensor:
@@ -100,9 +129,11 @@ def _room_for(weight: Tensor) -> Tensor:
 
 
 def _largest(layer: LoraLayer, name: str) -> float:
-    """A bound on every entry of s B A: |s| r max|A| max|B|. NaN or infinite if A or B is."""
+    """A bound on every entry of s B A: |s| r max|A| max|B|. NaN or infinite if A or B is, or where there is none."""
+    if name in layer.variants:
+        return math.inf
     a, b = layer.matrices(name)
-    return abs(layer.scaling[name]) * a.shape[0] * a.abs().max().item() * b.abs().max().item()
+    return abs(float(layer.scaling[name])) * a.shape[0] * a.abs().max().item() * b.abs().max().item()
 
 
 def _check_not_tied(model: nn.Module, layers: dict[str, LoraLayer]) -> None:
