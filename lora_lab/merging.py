@@ -46,7 +46,7 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
         return
     check_one_head(record, [*merged, *fresh])
     layers = {p: m for p, m in record.layers.items() if any(n in m.scaling for n in fresh)}
-    _check_not_tied(model, layers)
+    _check_writable(model, layers)
     if keep_backup and record.merged_for_good:
         raise ValueError("an earlier merge kept no backup, so this one cannot: pass keep_backup=False")
     if record.merged_for_good and (late := [n for n in fresh if any(n in m.variants for m in layers.values())]):
@@ -136,12 +136,17 @@ def _largest(layer: LoraLayer, name: str) -> float:
     return abs(float(layer.scaling[name])) * a.shape[0] * a.abs().max().item() * b.abs().max().item()
 
 
-def _check_not_tied(model: nn.Module, layers: dict[str, LoraLayer]) -> None:
-    """Raises ValueError if a weight to be changed is another module's as well (by parameter or by memory)."""
+def _check_writable(model: nn.Module, layers: dict[str, LoraLayer]) -> None:
+    """Raises ValueError if a weight to be changed is computed, or another module's too (by parameter or memory)."""
     users: dict[int, list[str]] = {}
     for path, parameter in model.named_parameters(remove_duplicate=False):
         users.setdefault(parameter.data_ptr(), []).append(path)
     for path, layer in layers.items():
+        if not isinstance(layer.base.weight, nn.Parameter):
+            raise ValueError(
+                f"'{path}' is a {type(layer.base).__name__}, which computes its weight anew each time: nothing can be "
+                "merged into it. For an NF4 base call quantise.dequantise_linears(model) first."
+            )
         own = f"{path}.base.weight"
         others = [p for p in users.get(layer.base.weight.data_ptr(), []) if p != own and layer.base.weight.numel()]
         if others:

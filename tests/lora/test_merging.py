@@ -92,3 +92,30 @@ def test_dora_after_a_merge_for_good_is_refused():
     with pytest.raises(ValueError, match="'b' is computed from the plain weight, and an earlier merge kept no backup"):
         merge(model, "b", keep_backup=False)
     assert same(before, snapshot(model))
+
+
+@pytest.mark.parametrize("keep_backup", [True, False])
+def test_a_broken_variant_is_refused_though_its_a_and_b_are_fine(keep_backup):
+    model = adapted(use_dora=True)
+    with torch.no_grad():
+        model[2].variants["b"].magnitude[0] = float("nan")
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="'2' not finite .* from adapter 'b'"):
+        merge(model, "b", keep_backup=keep_backup)
+    assert same(before, snapshot(model))
+
+
+@pytest.mark.parametrize("keep_backup", [True, False])
+def test_a_weight_that_is_computed_cannot_be_merged_into(keep_backup):
+    from lora_lab.quantise import dequantise_linears, quantise_linears
+
+    model = quantise_linears(nn.Sequential(nn.Linear(12, 16), nn.Linear(16, 8)))
+    randomize(add_adapter(model, LoraConfig(rank=2, target_modules=r"\d")))
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="'0' .*NF4Linear.* dequantise_linears"):
+        merge(model, keep_backup=keep_backup)
+    assert same(before, snapshot(model))
+    with torch.no_grad():
+        unmerged = model(X)
+        merge(dequantise_linears(model), keep_backup=keep_backup)
+        assert torch.allclose(model(X), unmerged, atol=1e-5)
