@@ -77,7 +77,8 @@ def finetune(
 ) -> Result:
     """Train `model` on `task` and measure it before and after.
 
-    model: "base", a folder, or a hub name. task: "pirate", "code", "query", or a .txt or .jsonl file.
+    model: "base", a folder, or a hub name (NAME@REVISION pins it). task: "pirate", "code", "query", or a .txt or
+    .jsonl file.
     rank, alpha, targets, dropout: the adapter's; targets is "all-linear", a list, or names with commas between them.
     lr, steps, targets: None takes the value of DEFAULTS. batch_size: examples in one pass; accumulate: passes in one
     step. max_length: tokens of an example; the rest is cut. checkpointing: less memory for a third more time.

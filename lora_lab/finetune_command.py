@@ -12,6 +12,7 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="base", help="base (the embedded one, default), a folder, or a hub name")
+    add("--revision", metavar="R", help="the commit, tag or branch of a hub model (default: its newest)")
     add("--task", default="pirate", metavar="TASK-or-FILE", help="pirate (default), code, query, a .txt or .jsonl file")
     add("--method", default="lora", choices=("lora", "full"), help="an adapter (default) or every parameter")
     add("--rank", type=int, default=8, help="inner size of the adapter (default: 8)")
@@ -39,6 +40,8 @@ def main(args: argparse.Namespace) -> int:
     options = vars(args) | {"output": args.output or f"runs/{Path(args.task).stem}-{args.method}"}
     as_json = options.pop("json")
     options.pop("command", None)
+    if revision := options.pop("revision"):
+        options["model"] += f"@{revision}"
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         result = finetune(**options)

@@ -105,6 +105,9 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> di
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help='the beginning of the text, such as "Once upon"')
     parser.add_argument("--model", default="base", help="base, a folder, or a hub name (default: base)")
+    parser.add_argument(
+        "--revision", metavar="R", help="the commit, tag or branch of a hub model (default: its newest)"
+    )
     parser.add_argument("--adapter", metavar="DIR", help="a folder in the PEFT format, as finetune writes it")
     parser.add_argument(
         "--alpha-scale",
@@ -128,7 +131,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.adapter is None and args.alpha_scale != 1.0:
         raise ValueError(f"--alpha-scale {args.alpha_scale:g} turns an adapter up or down: name one with --adapter DIR")
-    model, tokenizer = models.load(args.model, args.device, args.adapter)
+    model, tokenizer = models.load(args.model, args.device, args.adapter, args.revision)
     if args.adapter is not None:
         from lora_lab.adapters import set_scale
 

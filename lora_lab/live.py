@@ -60,11 +60,11 @@ def plan(model: str = "base", task: str = "pirate", rank: int = 8, alpha: float 
 
 @functools.cache
 def _shape(model: str) -> shapes.Shape:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     if model in HUB_MODELS:
         return shapes.known(HUB_MODELS[model])
-    config = AutoConfig.from_pretrained(models.BASE if model == "base" else model)
+    config, _ = models.configuration(model)
     with torch.device("meta"):
         return finetune.decoder(AutoModelForCausalLM.from_config(config))
 

@@ -13,25 +13,30 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BASE = Path(__file__).parent / "assets" / "base"
+BRINGS_CODE = "brings code of its own, which is never run here"
 
 
 def load(
-    name: str | Path = "base", device: str = "auto", adapter: str | Path | None = None
+    name: str | Path = "base",
+    device: str = "auto",
+    adapter: str | Path | None = None,
+    revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in eval mode, on `device`.
 
     `name` is "base" (the model that comes with this package), a folder in the Hugging Face format, or a hub name such
     as "HuggingFaceTB/SmolLM2-135M". A hub model that was fetched before loads without a network. Weights are float32
     on a CPU and bfloat16 on a GPU. `adapter` is a folder in the PEFT format, loaded frozen as "default".
-    Code that comes with a model is never run.
+    `revision` pins a hub model to a commit, tag or branch; "NAME@REVISION" as the name says the same.
+    Code that comes with a model is never run, and weights are read from safetensors only, never from a pickle.
 
-    Raises ValueError for a name or device that is not there, with the nearest ones; ConnectionError when only a
-    network could tell.
+    Raises ValueError for a name, revision or device that is not there, with the nearest ones, and for a model that
+    needs its own code or a pickle; ConnectionError when only a network could tell.
     """
-    model, tokenizer = load_model(name, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, device, revision), load_tokenizer(name, revision)
     if adapter is not None:
         from lora_lab.storage import load_adapter
 
@@ -39,25 +44,29 @@ def load(
     return model, tokenizer
 
 
-def load_model(name: str | Path = "base", device: str = "auto") -> PreTrainedModel:
+def load_model(name: str | Path = "base", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
     """The model alone, as `load` gives it. Raises as `load` does."""
     place = pick_device(device)
-    source = _folder(name)
-    config, model_class = _configuration(source, str(name))
+    config, model_class = configuration(name, revision)
+    options = {"config": config, "dtype": weight_type(place), "use_safetensors": True}
     with _quiet():
-        model = _local_first(model_class.from_pretrained, source, str(name), config=config, dtype=weight_type(place))
+        model = _local_first(model_class.from_pretrained, name, revision, **options)
+    if model._hf_peft_config_loaded:  # transformers does so where peft is installed, unasked
+        raise ValueError(f"model {str(name)!r} holds an adapter beside its weights: keep the two in folders apart")
     return model.to(place).eval()
 
 
-def load_tokenizer(name: str | Path = "base") -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | Path = "base", revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer alone, as `load` gives it: it always has a padding token. Raises as `load` does."""
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = _local_first(AutoTokenizer.from_pretrained, _folder(name), str(name))
+        tokenizer = _local_first(AutoTokenizer.from_pretrained, name, revision, trust_remote_code=False)
     except ConnectionError:
         raise
     except Exception as error:  # transformers raises many kinds here, all of which mean that there is none
+        if BRINGS_CODE in str(error):
+            raise
         raise ValueError(f"model {str(name)!r} has no tokenizer that transformers can load: {_first(error)}") from error
     if tokenizer.pad_token is None:  # GPT-2 and Llama have none; padding is masked, so any token serves
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
@@ -66,7 +75,19 @@ def load_tokenizer(name: str | Path = "base") -> PreTrainedTokenizerBase:
 
 def prepare(name: str | Path = "base") -> None:
     """Import all the code that `load(name)` needs, so that memory measured after this is the model's own."""
-    _configuration(_folder(name), str(name))
+    configuration(name)
+
+
+def configuration(name: str | Path = "base", revision: str | None = None) -> tuple[PretrainedConfig, type]:
+    """The model's configuration and the class that loads it, imported; no weights. Raises as `load` does."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _local_first(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise ValueError(f"model {str(name)!r} is of type {config.model_type!r}, which is not a causal language model")
+    if "/" in str(config._attn_implementation):  # the name of a hub repository with compiled code
+        raise ValueError(f"model {str(name)!r} {BRINGS_CODE} (attn_implementation {config._attn_implementation!r})")
+    return config, AutoModelForCausalLM._model_mapping[type(config)]
 
 
 def pick_device(device: str = "auto") -> torch.device:
@@ -112,14 +133,22 @@ def weight_type(place: torch.device) -> torch.dtype:
     return torch.bfloat16 if place.type == "cuda" else torch.float32
 
 
-def _folder(name: str | Path) -> str:
-    """What transformers is asked for: a folder's path, or a hub name. ValueError where `name` can be neither."""
-    if str(name) == "base":
-        return str(BASE)
-    folder = Path(name).expanduser()
+def _place(name: str | Path, revision: str | None) -> tuple[str, str | None]:
+    """What transformers is asked for: a folder's path and None, or a hub name and the revision it is pinned to.
+
+    Raises ValueError where `name` can be neither.
+    """
+    folder = BASE if str(name) == "base" else Path(name).expanduser()
+    plain, at, pinned = str(name).partition("@")
+    if at and not folder.exists():
+        if revision not in (None, pinned):
+            raise ValueError(f"{name} names the revision {pinned!r}, and {revision!r} was given: give one of them")
+        return _place(plain, pinned)
     if folder.is_dir():
+        if revision:
+            raise ValueError(f"revision {revision!r} goes with a hub name: {name} is a folder, which has but one")
         if (folder / "config.json").is_file():
-            return str(folder)
+            return str(folder), None
         if (folder / "adapter_config.json").is_file():
             raise ValueError(
                 f"{name} is an adapter, not a model: give it with --adapter beside the model it belongs to"
@@ -127,47 +156,55 @@ def _folder(name: str | Path) -> str:
         raise ValueError(f"{name} is a folder without config.json, so it holds no model in the Hugging Face format")
     if folder.is_file():
         raise ValueError(f"{name} is a file; a model is a folder with config.json, a hub name, or base")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(name)) or str(name).startswith((".", "/", "~")):
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(name)) or ".." in str(name):
         raise ValueError(f"no model {str(name)!r}: there is no such folder. {_near(str(name))}")
-    return str(name)
+    # A revision becomes a path in the cache.
+    if revision is not None and (not re.fullmatch(r"\w[\w./-]*", revision) or ".." in revision):
+        raise ValueError(f"revision {revision!r} of {name}: expected a commit, a tag or a branch, such as 'main'")
+    return str(name), revision
 
 
-def _configuration(source: str, name: str):
-    """The configuration and the class that loads it, imported."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = _local_first(AutoConfig.from_pretrained, source, name)
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise ValueError(f"model {name!r} is of type {config.model_type!r}, which is not a causal language model")
-    return config, AutoModelForCausalLM._model_mapping[type(config)]
-
-
-def _local_first(loader, source: str, name: str, **options):
-    """`loader(source)` from this machine; for a hub name, from the hub when it is not here yet."""
+def _local_first(loader, name: str | Path, revision: str | None, **options):
+    """`loader` on the folder `name`; for a hub name from this machine, or from the hub when it is not here yet."""
     from huggingface_hub import HfApi
 
+    source, revision = _place(name, revision)
     if Path(source).is_dir():
         try:
             return loader(source, local_files_only=True, **options)
         except Exception as error:  # each library has its own kinds for a damaged file
             if _out_of_memory(error):
                 raise
-            raise ValueError(f"model {name!r} cannot be loaded: {_first(error)}") from error
+            raise ValueError(_why(error, str(name))) from error
     try:
-        return loader(source, local_files_only=True, **options)
-    except (OSError, ValueError):  # not fetched yet, or only in part
-        pass
+        return loader(source, local_files_only=True, revision=revision, **options)
+    except (OSError, ValueError) as error:  # not fetched yet, or only in part
+        if BRINGS_CODE in _why(error, str(name)):
+            raise ValueError(_why(error, str(name))) from error
     try:
         # Asked first because this answers at once; a download without a network would retry for half a minute.
-        HfApi().model_info(name, timeout=10)
-        return loader(source, **options)
+        HfApi().model_info(source, revision=revision, timeout=10)
+        return loader(source, revision=revision, **options)
     except Exception as error:
-        raise _hub_error(error, name) from error
+        raise _hub_error(error, str(name)) from error
+
+
+def _why(error: Exception, name: str) -> str:
+    """One sentence on why the model `name` cannot be loaded."""
+    text = str(error)
+    if "custom code" in text:
+        return f"model {name!r} {BRINGS_CODE}: choose a model of a kind that transformers knows"
+    if "model.safetensors" in text and re.search("no file named|not appear to have a file named", text):
+        return (
+            f"model {name!r} has no model.safetensors. Weights in a pickle (pytorch_model.bin) can run any code when "
+            "they are opened, so they are not read here: save the model again as safetensors"
+        )
+    return f"model {name!r} cannot be loaded: {_first(error)}"
 
 
 def _hub_error(error: Exception, name: str) -> Exception:
     """Say what went wrong at the hub, as one sentence."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     chain = [error]
     while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
@@ -179,13 +216,15 @@ def _hub_error(error: Exception, name: str) -> Exception:
         return ValueError(
             f"model {name!r} asks for its licence to be accepted: do so at the hub, then run 'hf auth login'"
         )
+    if any(isinstance(e, RevisionNotFoundError) for e in chain):
+        return ValueError(f"model {name!r}: the hub knows the model, but no such revision of it")
     if any(isinstance(e, RepositoryNotFoundError) for e in chain):
         return ValueError(f"no model {name!r}: there is no such folder, and the hub does not know it. {_near(name)}")
     if re.search("Connect|Timeout|Offline|LocalEntry|Proxy", kinds):
         return ConnectionError(
             f"no model {name!r} on this machine, and the hub cannot be reached. {_near(name)} 'base' needs no network."
         )
-    return ValueError(f"model {name!r} cannot be loaded: {_first(error)}")
+    return ValueError(_why(error, name))
 
 
 def _near(name: str) -> str:

@@ -111,7 +111,10 @@ def config_to_file(model: nn.Module, record: Record, name: str, base_model_name:
         targets = shortest_names(model, paths)
     by_number = config.layers_to_transform if config.target_modules != ALL_LINEAR else None
     causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-    known_as = getattr(getattr(model, "config", None), "_name_or_path", None)
+    base = base_model_name or getattr(getattr(model, "config", None), "_name_or_path", None) or None
+    revision = None
+    if base and "@" in base and not Path(base).exists():  # NAME@REVISION, as `models.load` takes it
+        base, _, revision = base.partition("@")
 
     def number(value: float) -> float:
         return int(value) if value == int(value) else value
@@ -122,7 +125,7 @@ def config_to_file(model: nn.Module, record: Record, name: str, base_model_name:
     return {
         "alpha_pattern": {k: number(v) for k, v in config.alpha_pattern.items()},
         "auto_mapping": None,
-        "base_model_name_or_path": base_model_name or known_as or None,
+        "base_model_name_or_path": base,
         "bias": config.bias,
         "exclude_modules": listed(config.exclude_modules),
         "fan_in_fan_out": any(isinstance(record.layers[p], LoraConv1D) for p in paths),
@@ -137,7 +140,7 @@ def config_to_file(model: nn.Module, record: Record, name: str, base_model_name:
         "peft_type": "LORA",
         "r": config.rank,
         "rank_pattern": dict(config.rank_pattern),
-        "revision": None,
+        "revision": revision,
         "target_modules": listed(targets),
         "target_parameters": None,
         "task_type": "CAUSAL_LM" if causal else None,
