@@ -19,6 +19,7 @@ from lora_lab.matching import find_saved, find_targets
 from lora_lab.record import (
     RECORD,
     Record,
+    check_enabled,
     check_known,
     check_name,
     check_one_head,
@@ -121,8 +122,7 @@ def _check_addable(model: nn.Module, record: Record | None, config: LoraConfig, 
         return
     if name in record.configs:
         raise ValueError(f"adapter {name!r} exists already: choose another name, or delete_adapter first")
-    if record.disabled:
-        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
+    check_enabled(record)
     if record.merged:
         raise ValueError(f"adapter {', '.join(map(repr, record.merged))} is merged: unmerge before adding another")
     if config.bias != "none" and record.bias_owner:
@@ -237,8 +237,7 @@ def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
     record = record_of(model)
     names = as_names(names)
     check_known(record, names)
-    if record.disabled:
-        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
+    check_enabled(record)
     check_one_head(record, names)
     if record.merged:
         if record.merged_for_good:
@@ -270,6 +269,7 @@ def disable_adapters(model: nn.Module) -> Iterator[nn.Module]:
     if record.disabled:  # within another one
         yield model
         return
+    check_enabled(record)
     if record.merged_for_good and record.merged:
         raise ValueError("merged with keep_backup=False: the base weights are gone, so nothing can be disabled")
     merged = [layer for layer in record.layers.values() if layer.merged]
@@ -297,8 +297,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     """
     record = record_of(model)
     check_known(record, [name])
-    if record.disabled:
-        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
+    check_enabled(record)
     if record.merged:
         raise ValueError(f"{', '.join(map(repr, record.merged))} is merged: unmerge before deleting an adapter")
     if list(record.configs) == [name]:
@@ -349,6 +348,8 @@ def set_scale(model: nn.Module, factor: float, name: str | None = None) -> None:
     unknown adapter, or a merged one.
     """
     record = record_of(model)
+    if record.mixed:
+        check_enabled(record)
     names = list(record.active) if name is None else [name]
     check_known(record, names)
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from lora_lab.adapters import as_names, unwrap
 from lora_lab.layers import LoraLayer
-from lora_lab.record import Record, check_known, check_one_head, finite, record_of, restore_pristine, show
+from lora_lab.record import (
+    Record,
+    check_enabled,
+    check_known,
+    check_one_head,
+    finite,
+    record_of,
+    restore_pristine,
+    show,
+)
 
 _LARGE = 4 * 2**20  # bytes: two huge pages
 
@@ -36,7 +45,8 @@ def merge(model: nn.Module, names: str | Sequence[str] | None = None, keep_backu
     Warns, and does nothing, where all are merged already. Raises ValueError for an unknown adapter, a result that is
     not finite, or a weight tied to another module's; RuntimeError while adapters are disabled.
     """
-    record = _enabled_record(model)
+    record = record_of(model)
+    check_enabled(record)
     names = list(record.active) if names is None else as_names(names)
     check_known(record, names)
     merged = record.merged
@@ -163,19 +173,13 @@ def unmerge(model: nn.Module) -> None:
 
     Warns where nothing is merged. Raises ValueError after keep_backup=False, RuntimeError while disabled.
     """
-    record = _enabled_record(model)
+    record = record_of(model)
+    check_enabled(record)
     if not record.merged:
         warnings.warn("nothing is merged, nothing to do", stacklevel=2)
         return
     _check_backup(record)
     restore_pristine(record)
-
-
-def _enabled_record(model: nn.Module) -> Record:
-    record = record_of(model)
-    if record.disabled:
-        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
-    return record
 
 
 def _check_backup(record: Record) -> None:
@@ -188,7 +192,8 @@ def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None)
 
     Whole saved modules and trained biases of active adapters stay. Works in place and returns the same model.
     """
-    record = _enabled_record(model)
+    record = record_of(model)
+    check_enabled(record)
     wanted = list(record.active) if names is None else as_names(names)
     if not record.merged or any(n not in record.merged for n in wanted):
         merge(model, wanted, keep_backup=False)
@@ -200,7 +205,8 @@ def unload(model: nn.Module) -> nn.Module:
 
     Raises ValueError after keep_backup=False.
     """
-    record = _enabled_record(model)
+    record = record_of(model)
+    check_enabled(record)
     if record.merged:
         _check_backup(record)
         restore_pristine(record)

@@ -34,6 +34,7 @@ class Record:
     bias_owner: str | None = None
     merged_for_good: bool = False
     disabled: bool = False
+    mixed: bool = False  # within mixed_batch
 
     @property
     def merged(self) -> list[str]:
@@ -49,6 +50,14 @@ def record_of(model: nn.Module) -> Record:
         hint = f" ('{inside}' is adapted: pass the module that add_adapter was given)" if inside else ""
         raise ValueError(f"this {type(model).__name__} has no adapter{hint}. Call add_adapter or load_adapter first.")
     return record
+
+
+def check_enabled(record: Record) -> None:
+    """Raises RuntimeError within `disable_adapters` and `mixed_batch`."""
+    if record.mixed:
+        raise RuntimeError("a mixed batch is open: leave mixed_batch first")
+    if record.disabled:
+        raise RuntimeError("adapters are disabled here: leave disable_adapters first")
 
 
 def check_known(record: Record, names: Sequence[str]) -> None:
