@@ -93,6 +93,13 @@ class LoraLayer(nn.Module):
         a, b = self.A[name], self.B[name]
         return (a.weight, b.weight) if isinstance(a, nn.Module) else (a, b)
 
+    def folded(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """A and B whose product, times the scaling, is the whole update; None where no such pair is (DoRA)."""
+        variant = self.variants[name] if name in self.variants else None
+        if variant is None:
+            return self.matrices(name)
+        return variant.folded(self, name) if hasattr(variant, "folded") else None
+
     def update(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """What adapter `name` adds to the base's output y for the input x."""
         if name in self.variants:

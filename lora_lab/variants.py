@@ -92,3 +92,8 @@ class Pissa(nn.Module):
         """The change of the weight, in its shape."""
         start = self.b0 @ self.a0 * layer.scaling[name]
         return layer.as_weight(layer.rows_of_product(name) - start)
+
+    def folded(self, layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
+        """The A [2 rank, in] and B [out, 2 rank] of the plain LoRA that this is."""
+        a, b = layer.matrices(name)
+        return torch.cat([a, self.a0]), torch.cat([b, -self.b0], dim=1)
