@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from lora_lab.config import LoraConfig
 
-METHODS = ("lora", "full", "frozen A", "last block", "norms")
+# LoRA and its variants, then what is trained without an adapter
+ADAPTERS = ("lora", "frozen A", "lora+", "dora", "pissa", "vera", "qlora")
+METHODS = (*ADAPTERS, "full", "last block", "norms")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ QUICK = {"pirate": Recipe(32, 8, 64)}  # for the explorer's grid of hundreds of 
 class Run:
     """What one run is. targets: "all-linear", or names with commas between; "q_proj:10" gives a name a rank of its own.
 
-    method: "lora"; "full" (the matrices that `targets` names); "frozen A" (LoRA, B alone is trained); "last block"
-    (the matrices of the last block); "norms" (the weights of the norms). rank and alpha are 0 where there is no LoRA.
+    method: "lora"; "frozen A" (LoRA-FA: B alone is trained); "lora+" (lr is A's, 16 times as much B's); "dora";
+    "pissa"; "vera"; "qlora" (LoRA on a base in NF4); "full" (the matrices that `targets` names); "last block" (the
+    matrices of the last block); "norms" (the weights of the norms). rank and alpha are 0 where there is no LoRA.
     """
 
     label: str
@@ -49,4 +52,6 @@ class Run:
             target_modules="all-linear" if self.targets == "all-linear" else [name[0] for name in names],
             rank_pattern={name[0]: int(name[1]) for name in names if len(name) == 2},
             use_rslora=self.rslora,
+            use_dora=self.method == "dora",
+            init_lora_weights="pissa" if self.method == "pissa" else True,
         )

@@ -19,7 +19,9 @@ from lora_lab import models, scoring, tasks
 from lora_lab.adapters import adapter_names, add_adapter
 from lora_lab.generate import complete
 from lora_lab.merging import unload
-from lora_lab.runs import Recipe, Run
+from lora_lab.quantise import dequantise_linears, quantise_linears
+from lora_lab.runs import ADAPTERS, Recipe, Run
+from lora_lab.training_variants import add_vera, freeze_a, lora_plus_groups
 
 
 class Lab:
@@ -51,6 +53,7 @@ class Lab:
         finally:
             if adapter_names(self.model):
                 unload(self.model)
+            dequantise_linears(self.model)
             with torch.no_grad():
                 for name, p in self.model.named_parameters():
                     p.requires_grad_(False).copy_(self.pristine[name])
@@ -81,11 +84,15 @@ class Lab:
         }
 
     def _make_trainable(self, run: Run) -> list[torch.nn.Parameter]:
-        if run.method in ("lora", "frozen A"):
-            add_adapter(self.model, run.config())
-            for name, p in self.model.named_parameters():
-                if run.method == "frozen A" and ".A." in name:
-                    p.requires_grad_(False)
+        if run.method in ADAPTERS:
+            if run.method == "qlora":
+                quantise_linears(self.model)
+            if run.method == "vera":
+                add_vera(self.model, run.rank, run.config().target_modules, seed=run.seed)
+            else:
+                add_adapter(self.model, run.config())
+            if run.method == "frozen A":
+                freeze_a(self.model)
         else:
             last = f"layers.{self.model.config.num_hidden_layers - 1}."
             linears = [path for path, m in self.model.named_modules() if isinstance(m, torch.nn.Linear)]
@@ -99,7 +106,8 @@ class Lab:
 
     def _train(self, chosen: list[torch.nn.Parameter], run: Run, recipe: Recipe) -> None:
         rows = self._rows(run.task, recipe.length)
-        optimizer = torch.optim.AdamW(chosen, lr=run.lr, weight_decay=0.0)
+        groups = lora_plus_groups(self.model, run.lr) if run.method == "lora+" else chosen
+        optimizer = torch.optim.AdamW(groups, lr=run.lr, weight_decay=0.0)
         schedule = get_cosine_schedule_with_warmup(optimizer, max(1, recipe.steps // 20), recipe.steps)
         order: list[int] = []
         dice = torch.Generator().manual_seed(run.seed)

@@ -10,6 +10,7 @@ import argparse
 import functools
 import importlib
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -24,6 +25,11 @@ from lora_lab.runs import QUICK, RECIPES, Recipe, Run
 RATES = {  # the three tried first; where the best is at an edge, the next one outward is tried too
     "lora": (4e-3, 8e-3, 1.6e-2),
     "frozen A": (8e-3, 1.6e-2, 3.2e-2),
+    "lora+": (5e-4, 1e-3, 2e-3),  # A's; B's is 16 times as much
+    "dora": (4e-3, 8e-3, 1.6e-2),
+    "pissa": (2e-3, 4e-3, 8e-3),
+    "vera": (4e-2, 8e-2, 1.6e-1),
+    "qlora": (4e-3, 8e-3, 1.6e-2),
     "full": (5e-4, 1e-3, 2e-3),
     "last block": (1e-3, 2e-3, 4e-3),
     "norms": (1e-2, 2e-2, 4e-2),
@@ -45,7 +51,7 @@ class Plan:
     """A sweep of short runs. groups: the settings, whose lr and seed are filled in.
 
     rates: None finds each group's best of RATES on the first seed, then runs the other seeds at it; a tuple runs every
-    rate on every seed.
+    rate on every seed. finer: look also half-way (by factors) between the best rate and its neighbours.
     """
 
     about: str
@@ -53,6 +59,7 @@ class Plan:
     recipes: dict[str, Recipe]
     seeds: int
     rates: tuple[float, ...] | None = None
+    finer: bool = False
 
 
 def rank_plan(large: bool = False) -> Plan:
@@ -102,6 +109,18 @@ def confirm_plan(large: bool = False) -> Plan:
     return Plan("alpha 16; which rule keeps the best rate where it is", tuple(groups), QUICK, 3, (4e-3, 8e-3))
 
 
+def variants_plan(large: bool = False) -> Plan:
+    """LoRA and its variants on one task: rank 8 (VeRA's is its own), each at its own best learning rate."""
+    adapters = {"LoRA": "lora", "LoRA+": "lora+", "LoRA-FA": "frozen A", "QLoRA (NF4 base)": "qlora"}
+    adapters |= {"DoRA": "dora", "PiSSA": "pissa"}
+    groups = [_group(label, "pirate", method) for label, method in adapters.items()]
+    groups.insert(1, replace(_group("rsLoRA", "pirate"), rslora=True))
+    groups += [_group("VeRA", "pirate", "vera", rank=256, alpha=256), _group("full", "pirate", "full", rank=0)]
+    recipes = {"pirate": replace(RECIPES["pirate"], steps=240) if large else RECIPES["pirate"]}
+    about = "rank 8, alpha 16, all linear layers (VeRA: rank 256); LoRA+: B's rate 16 times the one given"
+    return Plan(about, tuple(groups), recipes, seeds=5, finer=True)
+
+
 def _group(label: str, task: str, method: str = "lora", targets: str = "all-linear", rank: int = 8, alpha: float = 16):
     return Run(label, task, method, targets, rank, float(alpha if rank else 0), lr=0.0, seed=0)
 
@@ -131,21 +150,32 @@ def due(plan: Plan, rows: Sequence[dict], first_seed: int = 0) -> list[Run]:
         if plan.rates is not None:
             wanted = [(lr, seed) for lr in plan.rates for seed in seeds]
         else:
-            wanted = _tuned(RATES[group.method], seeds, done)
+            wanted = _tuned(RATES[group.method], seeds, done, plan.finer)
         runs += [replace(group, lr=lr, seed=seed) for lr, seed in wanted if (lr, seed) not in done]
     return runs
 
 
-def _tuned(rates: Sequence[float], seeds: range, done: dict) -> list[tuple[float, int]]:
-    """(rate, seed) pairs: first the rates on one seed, outward while the best is at an edge, then the other seeds."""
+def _tuned(rates: Sequence[float], seeds: range, done: dict, finer: bool) -> list[tuple[float, int]]:
+    """(rate, seed) pairs: first the rates on one seed, outward while the best is at an edge, then the other seeds.
+
+    finer: before these, the rates half-way to the neighbours of the best one.
+    """
     losses = {lr: loss for (lr, seed), loss in done.items() if seed == seeds[0]}
+    coarse = {lr: loss for lr, loss in losses.items() if _is_power_of_two(lr / rates[0])}
     if missing := [(lr, seeds[0]) for lr in rates if lr not in losses]:
         return missing
-    best = experiments.best_rate(losses)
-    beyond = {min(losses): best / 2, max(losses): best * 2}.get(best)
-    if beyond is not None and len(losses) < len(rates) + OUTWARD:
+    best = experiments.best_rate(coarse)
+    beyond = {min(coarse): best / 2, max(coarse): best * 2}.get(best)
+    if beyond is not None and len(coarse) < len(rates) + OUTWARD:
         return [(beyond, seeds[0])]
-    return [(best, seed) for seed in seeds]
+    between = [float(f"{best * factor:.3g}") for factor in (2**-0.5, 2**0.5)] if finer else []
+    if missing := [(lr, seeds[0]) for lr in between if lr not in losses]:
+        return missing
+    return [(experiments.best_rate(losses), seed) for seed in seeds]
+
+
+def _is_power_of_two(number: float) -> bool:
+    return math.isclose(math.log2(number), round(math.log2(number)), abs_tol=1e-3)
 
 
 @functools.cache

@@ -97,3 +97,35 @@ class Pissa(nn.Module):
         """The A [2 rank, in] and B [out, 2 rank] of the plain LoRA that this is."""
         a, b = layer.matrices(name)
         return torch.cat([a, self.a0]), torch.cat([b, -self.b0], dim=1)
+
+
+class Vera(nn.Module):
+    r"""VeRA: one random A and B, frozen and shared by all layers; a layer trains a vector beside each.
+
+    .. math:: W' = W + s\,\mathrm{diag}(b)\,B\,\mathrm{diag}(d)\,A
+
+    d [rank] starts at a constant and b [out] at 0, so that an untrained adapter changes nothing. The layer's A and B
+    are views into the shared ones (`training_variants.add_vera`). Source: Kopiczko et al. 2024 (VeRA), equation 2.
+    """
+
+    def __init__(self, layer: LoraLayer, name: str, d_initial: float = 0.1) -> None:
+        super().__init__()
+        a, b = layer.matrices(name)
+        self.d = nn.Parameter(torch.full_like(a[:, 0], d_initial))
+        self.b = nn.Parameter(torch.zeros_like(b[:, 0]))
+
+    def update(self, layer: LoraLayer, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """s diag(b) B diag(d) A x."""
+        a, b = layer.matrices(name)
+        h = self.d * F.linear(layer.dropped(name, x), a)
+        return self.b * F.linear(h, b) * layer.scaling[name]
+
+    def delta(self, layer: LoraLayer, name: str) -> Tensor:
+        """The change of the weight, in its shape."""
+        a, b = self.folded(layer, name)
+        return layer.as_weight(b @ a * layer.scaling[name])
+
+    def folded(self, layer: LoraLayer, name: str) -> tuple[Tensor, Tensor]:
+        """The A [rank, in] and B [out, rank] of the plain LoRA that this is."""
+        a, b = layer.matrices(name)
+        return self.d[:, None] * a, self.b[:, None] * b

@@ -41,6 +41,17 @@ def test_a_best_rate_at_the_edge_is_followed_outward(best):
     assert min(tried) < goal < max(tried)
 
 
+def test_finer_looks_half_way_to_both_neighbours_and_keeps_the_best():
+    low, middle, high = sweeps.RATES["lora"]
+    goal = middle * 2**0.5
+    rows = play(replace(TUNED, finer=True), lambda lr: abs(np.log2(lr / goal)) + 0.1 * (lr > goal))
+    tried = [row["lr"] for row in rows if row["seed"] == 0]
+    assert tried == [low, middle, high, pytest.approx(middle / 2**0.5, rel=2e-3), pytest.approx(goal, rel=2e-3)]
+    assert [row["lr"] for row in rows if row["seed"] > 0] == [tried[-1]] * 2
+    rows = play(replace(TUNED, finer=True), lambda lr: abs(np.log2(lr / high)))
+    assert {row["lr"] for row in rows if row["seed"] == 2} == {high}
+
+
 def test_the_search_ends_where_there_is_no_best_rate():
     rows = play(TUNED, lambda lr: -lr)
     assert len({row["lr"] for row in rows}) == 3 + sweeps.OUTWARD
@@ -116,8 +127,38 @@ def test_a_frozen_a_trains_b_alone(lab):
         assert all(p.any() for p in parts.values())
 
 
+@pytest.mark.parametrize(
+    ("method", "count", "steps"),
+    [
+        ("lora+", 233_472, (1e-3, 1.6e-2)),
+        ("dora", 233_472 + 15_360, (1e-3, 1e-3)),
+        ("pissa", 233_472, (1e-3, 1e-3)),
+        ("qlora", 233_472, (1e-3, 1e-3)),
+        ("vera", 15_360 + 42 * 8, None),
+    ],
+)
+def test_what_each_variant_trains_and_how_far_its_first_real_step_goes(lab, method, count, steps):
+    """Adam moves a number by about its learning rate (the first step is the warm-up, of 0): so A and B show their rates."""
+    run = replace(GROUP, method=method, lr=1e-3)
+    with lab.trained(run, Recipe(2, 2, 16)) as found:
+        assert found == count
+        layer = lab.model.model.layers[0].mlp.down_proj
+        assert type(layer.base).__name__ == ("NF4Linear" if method == "qlora" else "Linear")
+        moved = [p.detach().clone() for p in layer.matrices("default")]
+    with lab.trained(replace(run, lr=1e-12), Recipe(2, 2, 16)):
+        layer = lab.model.model.layers[0].mlp.down_proj
+        at_first = [p.detach().clone() for p in layer.matrices("default")]
+    size = [(one - other).abs().max().item() for one, other in zip(moved, at_first, strict=True)]
+    if method == "vera":
+        assert size == [0, 0]
+    elif method == "pissa":
+        assert size == pytest.approx(steps, rel=0.2)
+    else:  # B is zero, so A has no gradient yet
+        assert size == pytest.approx((0, steps[1]), rel=0.2)
+
+
 def test_after_a_run_the_model_is_as_it_was_also_when_it_fails(lab):
-    for method, rank in (("lora", 8), ("full", 0)):
+    for method, rank in (("lora", 8), ("full", 0), ("qlora", 8), ("vera", 8)):
         with (
             pytest.raises(RuntimeError, match="mid-way"),
             lab.trained(replace(GROUP, method=method, rank=rank, lr=1e-2), Recipe(2, 2, 16)),
