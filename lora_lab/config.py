@@ -118,6 +118,8 @@ class LoraConfig:
             raise ValueError("target_modules is empty: name at least one module, or use 'all-linear'")
         self._set("exclude_modules", _names_or_regex("exclude_modules", self.exclude_modules) or None)
         self._set("modules_to_save", _names("modules_to_save", self.modules_to_save or ()))
+        for name in self.modules_to_save:  # peft reads them as regular expressions
+            _check_regex("modules_to_save", name)
         self._check_layers()
         for field_name, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_alpha)):
             self._set(field_name, self._checked_patterns(field_name, check))
@@ -133,6 +135,8 @@ class LoraConfig:
                 raise TypeError(f"layers_to_transform must be layer numbers from 0 on, got {self.layers_to_transform}")
         if pattern is not None:
             pattern = (pattern,) if isinstance(pattern, str) else _names("layers_pattern", pattern)
+            for name in pattern:
+                _check_regex("layers_pattern", name)
         if pattern and layers is None:
             raise ValueError("layers_pattern says where layers are counted: give layers_to_transform as well")
         if isinstance(self.target_modules, str) and self.target_modules.lower() != ALL_LINEAR and layers is not None:
@@ -180,7 +184,11 @@ def _check_rank(name: str, value: object) -> None:
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond every float
+        finite = False
+    if not finite:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
@@ -202,7 +210,7 @@ def _check_regex(name: str, pattern: object) -> None:
 
 
 def _names(name: str, value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of module names, got {value!r}")
     names = tuple(sorted(value) if isinstance(value, (set, frozenset)) else value)
     if not all(isinstance(n, str) and n for n in names):

@@ -57,8 +57,9 @@ def _in_chosen_layer(config: LoraConfig, path: str) -> bool:
         return True
     # Lazy: the first number is the layer, a later one may be an expert inside it.
     patterns = [rf"(?:^|.*?\.){p}\.(\d+)\." for p in config.layers_pattern or ()] or [r".*?\.[^.]*\.(\d+)\."]
-    match = next((m for m in (re.match(p, path) for p in patterns) if m), None)
-    return match is not None and int(match[1]) in config.layers_to_transform
+    # The number is the last group: the pattern may have groups of its own, and an alternative without the number.
+    numbers = [m.groups()[-1] for m in (re.match(p, path) for p in patterns) if m]
+    return bool(numbers and numbers[0]) and int(numbers[0]) in config.layers_to_transform
 
 
 def linear_paths(model: nn.Module) -> list[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean
@@ -20,6 +22,7 @@ from lora_lab.record import Record, scaled_config
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+LARGEST_RANK = 16  # times the larger side of a matrix: a file that asks for more is refused before memory is taken
 # What peft can ask for and this package does not build. Loading such a file as plain LoRA would be silently wrong.
 NOT_BUILT = {
     "lora_bias": "a bias in B",
@@ -189,26 +192,38 @@ def config_from_file(content: object, where: Path) -> LoraConfig:
         raise ValueError(f"{where}: {error}") from None
 
 
-def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
-    """{key: shape} of the weights file that goes with `config` on this model."""
+def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
+    """{key: tensor} of the weights file that goes with `config` on this model, on the meta device: no memory is taken.
+
+    Raises ValueError where nothing matches, and for a rank far beyond any use.
+    """
     targets, _ = find_targets(model, config, strict=False)
-    shapes: dict[str, tuple[int, ...]] = {}
+    found: dict[str, Tensor] = {}
+
+    def expect(key: str, shape: Sequence[int], dtype: torch.dtype) -> None:
+        found[key] = torch.empty(tuple(shape), dtype=dtype, device="meta")
+
     for path, module in targets.items():
-        layer, rank = layer_class(module), config.rank_for(path)
-        first, second, *kernel = module.weight.shape
+        layer, rank, weight = layer_class(module), config.rank_for(path), module.weight
+        first, second, *kernel = weight.shape
+        if rank > LARGEST_RANK * max(first, second):
+            raise ValueError(f"rank {rank} at '{path}', whose weight is {list(weight.shape)}: no adapter is that large")
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # as `LoraLayer.adapter_dtype`
         into, out = (second, first) if layer.stored_as_out_in else (first, second)
         key_a, key_b = matrix_keys(path, layer)
-        shapes[key_a], shapes[key_b] = (rank, into, *kernel), (out, rank, *[1] * len(kernel))
+        expect(key_a, (rank, into, *kernel), dtype)
+        expect(key_b, (out, rank, *[1] * len(kernel)), dtype)
         if config.use_dora:
-            shapes[magnitude_key(path)] = magnitude_shape(module.weight, layer)
+            expect(magnitude_key(path), magnitude_shape(weight, layer), dtype)
     saved = find_saved(model, config, strict=False)
     for path, module in saved.items():
-        shapes |= {f"{PREFIX}{path}.{k}": tuple(t.shape) for k, t in module.state_dict().items()}
+        for key, tensor in module.state_dict().items():
+            expect(f"{PREFIX}{path}.{key}", tensor.shape, tensor.dtype)
     if config.bias != "none":
         whole = tuple(f"{p}." for p in saved)
         for path, module in original_modules(model):
             chosen = path in targets or (config.bias == "all" and not f"{path}.".startswith(whole))
             bias = module._parameters.get("bias")
             if chosen and bias is not None:
-                shapes[bias_key(f"{path}.bias", targets)] = tuple(bias.shape)
-    return shapes
+                expect(bias_key(f"{path}.bias", targets), bias.shape, bias.dtype)
+    return found

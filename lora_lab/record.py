@@ -80,8 +80,8 @@ def check_one_head(record: Record, names: Sequence[str]) -> None:
 
 def check_name(name: object) -> None:
     """Raises ValueError for a name that cannot be a key of a module and a folder."""
-    rule = "an adapter's name is a non-empty string without dot or slash"
-    if not isinstance(name, str) or not name or any(c in name for c in "./\\"):
+    rule = "an adapter's name is a non-empty string of printable characters without dot or slash"
+    if not isinstance(name, str) or not name or not name.isprintable() or any(c in name for c in "./\\"):
         raise ValueError(f"adapter name {name!r}: {rule}")
     if name in ("lora", "lora_"):
         raise ValueError(f"adapter name {name!r} would be confused with peft's 'lora_' parameter names: choose another")

@@ -87,8 +87,8 @@ class RunFolder:
         partial = self.path / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        if adapter_names(result.model):
-            storage.save_adapter(result.model, partial, base_model_name=self.settings["model"])
+        if adapter_names(result.model):  # whole by itself
+            storage.save_adapter(result.model, self.path, base_model_name=self.settings["model"])
         else:
             result.model.save_pretrained(partial)
             result.tokenizer.save_pretrained(partial)

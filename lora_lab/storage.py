@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from lora_lab.adapter_files import read_both, write_both
 from lora_lab.adapters import install
 from lora_lab.config import ALL_LINEAR, LoraConfig
 from lora_lab.layers import LoraLayer
+from lora_lab.matching import original_modules
 from lora_lab.peft_format import (
     CONFIG_FILE,
     PREFIX,
@@ -37,7 +35,7 @@ from lora_lab.peft_format import (
     matrix_keys,
 )
 from lora_lab.record import Record, check_known, check_name, finite, record_of
-from lora_lab.variants import Dora, Pissa
+from lora_lab.variants import Dora
 
 
 def save_adapter(
@@ -45,9 +43,9 @@ def save_adapter(
 ) -> Path:
     """Write adapter `name` in the PEFT format and return the folder it is in: `folder`, or `folder/NAME`.
 
-    The factor of `set_scale` is saved inside alpha. PiSSA is saved as the plain LoRA of twice the rank that it is.
-    `base_model_name` is noted in the file (default: the name the model knows itself by). Both files are written
-    beside their place and moved there when whole. Raises ValueError
+    The factor of `set_scale` is saved inside alpha. PiSSA is saved as the plain LoRA of twice the rank that it is, and
+    VeRA as one of its own rank. `base_model_name` is noted in the file (default: the name the model knows itself by).
+    Both files are written beside their place and moved there when whole. Raises ValueError
     for an unknown adapter, one scaled to 0, or values that are not finite; OSError where the disk refuses.
     """
     record = record_of(model)
@@ -62,24 +60,12 @@ def save_adapter(
         raise ValueError(f"adapter {name!r} has values that are not finite, first in {broken[0]}: not saved")
     text = json.dumps(config_to_file(model, record, name, base_model_name), indent=2) + "\n"
     place = Path(folder) if name == "default" else Path(folder) / name
+    if place.is_symlink() and (name != "default" or not place.is_dir()):
+        raise ValueError(f"{place} is a link to {os.readlink(place)}: nothing is saved through it")
     if place.exists() and not place.is_dir():
         raise ValueError(f"{place} is a file: an adapter is saved as a folder")
-    _write_both(place, text.encode(), to_bytes(dict(sorted(tensors.items())), metadata={"format": "pt"}))
+    write_both(place, text.encode(), to_bytes(dict(sorted(tensors.items())), metadata={"format": "pt"}))
     return place
-
-
-def _write_both(place: Path, config: bytes, weights: bytes) -> None:
-    """Both files or neither: written to a folder beside, then moved."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
-        (beside / WEIGHTS_FILE).write_bytes(weights)
-        (beside / CONFIG_FILE).write_bytes(config)
-        place.mkdir(exist_ok=True)
-        os.replace(beside / WEIGHTS_FILE, place / WEIGHTS_FILE)
-        os.replace(beside / CONFIG_FILE, place / CONFIG_FILE)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor]:
@@ -101,10 +87,8 @@ def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor
 
 
 def _tensors_of_layer(path: str, layer: LoraLayer, name: str) -> dict[str, Tensor]:
-    a, b = layer.matrices(name)
+    a, b = layer.folded(name) or layer.matrices(name)
     variant = layer.variants[name] if name in layer.variants else None
-    if isinstance(variant, Pissa):  # s(BA - B0A0) as one product: plain LoRA of twice the rank
-        a, b = torch.cat([a, variant.a0]), torch.cat([b, -variant.b0], dim=1)
     found = dict(zip(matrix_keys(path, type(layer)), (a, b), strict=True))
     if isinstance(variant, Dora):
         found[magnitude_key(path)] = variant.magnitude.view(magnitude_shape(layer.base.weight, type(layer)))
@@ -134,58 +118,61 @@ def load_adapter(
     model as it was, for files that are missing, damaged, of another shape, or that ask for what is not built.
     """
     check_name(name)
-    folder = Path(folder)
-    if name != "default" and (folder / name / CONFIG_FILE).is_file():
-        folder = folder / name
-    config = config_from_file(_read_json(folder), folder / CONFIG_FILE)
-    weights_file = folder / WEIGHTS_FILE
-    tensors = _read_tensors(weights_file)
-    extra = _check_tensors(tensors, expected_tensors(model, config), weights_file, strict, config)
+    config, tensors, bases, _ = read_adapter(model, folder, name, strict)
     install(model, config, name, trainable=trainable, strict=False)
-    _fill(model, name, tensors, extra, weights_file)
+    _fill(model, name, tensors, bases)
     return model
 
 
-def _read_json(folder: Path) -> object:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
-        hint = f" There are adapters below it: {', '.join(below)}." if below else ""
-        raise ValueError(f"can't find '{CONFIG_FILE}' in {folder}.{hint}")
+def read_adapter(
+    model: nn.Module, folder: str | Path, name: str = "default", strict: bool = True
+) -> tuple[LoraConfig, dict[str, Tensor], dict[str, Tensor], Path]:
+    """Read and check what `load_adapter` would load, and leave the model alone. Raises and warns as it does.
+
+    Returns the configuration, {key: tensor}, {path of an adapted layer: the base weight it brings} and the weights'
+    file.
+    """
+    folder = Path(folder)
+    if name != "default" and (folder / name / CONFIG_FILE).is_file():
+        folder = folder / name
+    content, tensors = read_both(folder)
+    config = config_from_file(content, folder / CONFIG_FILE)
+    where = folder / WEIGHTS_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSON or UTF-8
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        expected = expected_tensors(model, config)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
+    brought = {k: t for k, t in tensors.items() if k not in expected and _adapted_by(k) & expected.keys()}
+    bases = _check_bases(model, brought, where)
+    _check_tensors({k: t for k, t in tensors.items() if k not in brought}, expected, where, strict)
+    return config, tensors, bases, where
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        pickled = path.with_name("adapter_model.bin")
-        if pickled.is_file():
-            raise ValueError(
-                f"{pickled} is a pickle, which can run any code when it is opened, so it is not read here. Load it in "
-                f"peft and save it again: that writes {path.name}."
-            )
-        raise FileNotFoundError(f"{path.parent} has {CONFIG_FILE} but neither {path.name} nor {pickled.name}")
-    try:
-        tensors = load_file(path)
-    except safetensors.SafetensorError as error:
-        size = path.stat().st_size
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({size:,} bytes): {error}. Was a copy or download cut short?"
-        ) from None
-    # peft also reads keys in which the adapter's name was left.
-    return {re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", k): t for k, t in tensors.items()}
+def _adapted_by(key: str) -> set[str]:
+    """The keys, one of which the file also holds if `key` is the base weight of an adapted layer."""
+    path, is_base, _ = key.partition(".base_layer.weight")
+    return {f"{path}.lora_A.weight", f"{path}.lora_embedding_A"} if is_base else set()
 
 
-def _check_tensors(
-    tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], where: Path, strict: bool, config: LoraConfig
-) -> dict[str, Tensor]:
-    """Raises ValueError for what cannot be loaded; returns the base weights of embeddings that peft puts in a file."""
+def _check_bases(model: nn.Module, brought: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
+    """{path: weight} of what differs from the model's own. Raises ValueError for what is no weight."""
+    modules, found = dict(original_modules(model)), {}
+    for key, weight in brought.items():
+        path = key.removeprefix(PREFIX).removesuffix(".base_layer.weight")
+        own = modules[path].weight
+        _check_values(weight, own, key, where)
+        if weight.shape != own.shape:
+            warnings.warn(f"{where}: the weight of '{path}' in it has another size and is not used", stacklevel=4)
+        elif not torch.equal(weight.to(own), own):
+            warnings.warn(f"{where} replaces the base weight of '{path}' by its own, as in peft", stacklevel=4)
+            found[path] = weight
+    return found
+
+
+def _check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: Path, strict: bool) -> None:
+    """Raises ValueError for what cannot be loaded; `expected` is on the meta device: shapes and dtypes alone."""
     missing = [key for key in expected if key not in tensors]
     surplus = [key for key in tensors if key not in expected]
-    extra = {k: tensors[k] for k in surplus if k.endswith(".base_layer.weight")}
-    surplus = [key for key in surplus if key not in extra]
     if missing:
         text = f"{where} lacks {len(missing)} of the {len(expected)} tensors this model needs, first {missing[0]!r}"
         if surplus:
@@ -197,19 +184,24 @@ def _check_tensors(
         warnings.warn(f"{text}: that part starts untrained", stacklevel=4)
     if surplus:
         warnings.warn(f"{where}: {len(surplus)} tensors not used, first {surplus[0]!r}", stacklevel=4)
-    for key, shape in expected.items():
-        tensor = tensors.get(key)
-        if tensor is None:
+    for key, like in expected.items():
+        if key not in tensors:
             continue
+        tensor, shape = tensors[key], tuple(like.shape)
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{where}: {key} has shape {list(tensor.shape)}, expected {list(shape)}. {_cause(tensor, shape, key)}"
             )
-        if not tensor.is_floating_point() and ".lora_" in key:
-            raise ValueError(f"{where}: {key} holds {tensor.dtype}, not floating-point numbers")
-        if tensor.is_floating_point() and not finite(tensor):
-            raise ValueError(f"{where}: {key} holds values that are not finite (NaN or infinity)")
-    return extra
+        _check_values(tensor, like, key, where)
+
+
+def _check_values(tensor: Tensor, like: Tensor, key: str, where: Path) -> None:
+    """Raises ValueError unless the values can stand in the place of `like`."""
+    if tensor.is_floating_point() != like.is_floating_point():
+        kind = "floating-point numbers" if like.is_floating_point() else "whole numbers"
+        raise ValueError(f"{where}: {key} holds {tensor.dtype}, not {kind}")
+    if like.is_floating_point() and not finite(tensor.to(like.dtype)):
+        raise ValueError(f"{where}: {key} holds values that are not finite (NaN or infinity) in {like.dtype}")
 
 
 def _cause(tensor: Tensor, shape: tuple[int, ...], key: str) -> str:
@@ -224,7 +216,7 @@ def _cause(tensor: Tensor, shape: tuple[int, ...], key: str) -> str:
     return "It was made for a base model of another size."
 
 
-def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], extra: dict[str, Tensor], where: Path) -> None:
+def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], bases: dict[str, Tensor]) -> None:
     """Copy the checked tensors into the freshly added adapter."""
     record = record_of(model)
     with torch.no_grad():
@@ -236,15 +228,8 @@ def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], extra: dict[s
                     parameter.copy_(tensors[key])
             if magnitude_key(path) in tensors and name in layer.variants:
                 layer.variants[name].magnitude.copy_(tensors[magnitude_key(path)].flatten())
-            whole = extra.get(f"{PREFIX}{path}.base_layer.weight")
-            if whole is not None and not torch.equal(whole.to(layer.base.weight), layer.base.weight):
-                if whole.shape != layer.base.weight.shape:
-                    warnings.warn(
-                        f"{where}: the weight of '{path}' in it has another size and is not used", stacklevel=3
-                    )
-                else:
-                    warnings.warn(f"{where} replaces the base weight of '{path}' by its own, as in peft", stacklevel=3)
-                    layer.base.weight.copy_(whole)
+            if path in bases:
+                layer.base.weight.copy_(bases[path])
         for path, module in record.saved.items():
             if name in module.copies:
                 for key, value in module.copies[name].state_dict().items():

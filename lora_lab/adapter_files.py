@@ -1,0 +1,145 @@
+"""An adapter's two files on the disk: read without trust, and written so that a kill leaves no mixture of old and new.
+
+Nothing is ever unpickled. What is read is checked for its form only; `peft_format` and `storage` know what it means.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+from lora_lab.peft_format import CONFIG_FILE, WEIGHTS_FILE
+
+# Lies beside the two files while they are replaced: {file: [digest before, digest after]}.
+NOTE = ".adapter_being_saved"
+LARGEST_CONFIG = 10_000_000  # bytes; a usual one has 1,000
+
+
+def read_both(folder: Path) -> tuple[object, dict[str, Tensor]]:
+    """(parsed configuration, {key: tensor}) of the adapter in `folder`, both from the same save. Links are followed.
+
+    Raises ValueError for a missing configuration and for files that are damaged, a pickle, or half of two saves;
+    FileNotFoundError for missing weights; OSError where the disk refuses.
+    """
+    content = _read_config(folder)
+    tensors = _read_tensors(folder / WEIGHTS_FILE)
+    if _read_config(folder) != content:
+        raise ValueError(f"{folder} was saved again while it was read: load it again")
+    return content, tensors
+
+
+def write_both(place: Path, config: bytes, weights: bytes) -> None:
+    """Both files or neither, in the folder `place`: written to a folder beside it, then moved.
+
+    If the process is killed between the two moves, a note is left by which reading tells a mixture. A link to a folder
+    is followed; a link in the place of a file is replaced, so nothing is written through it.
+    """
+    place = Path(os.path.realpath(place))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    new = {WEIGHTS_FILE: weights, CONFIG_FILE: config}
+    try:
+        for file, content in new.items():
+            (beside / file).write_bytes(content)
+        place.mkdir(exist_ok=True)
+        note = {file: [_digest_of(place / file), _digest(content)] for file, content in new.items()}
+        (beside / NOTE).write_bytes(json.dumps(note).encode())
+        for file in (NOTE, *new):
+            os.replace(beside / file, place / file)
+        (place / NOTE).unlink()
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest_of(file: Path) -> str | None:
+    return _digest(file.read_bytes()) if file.is_file() else None
+
+
+def _check_saved_whole(folder: Path) -> None:
+    """Raises ValueError where a save was cut off between the two files."""
+    path = folder / NOTE
+    if not path.is_file():
+        return
+    now = {file: _digest_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)}
+    try:
+        note = json.loads(path.read_bytes())
+        old_or_new = any(all(now[file] == note[file][i] for file in now) for i in (0, 1))
+        from_elsewhere = not any(now[file] in note[file] for file in now)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        old_or_new = from_elsewhere = False
+    if not (old_or_new or from_elsewhere):
+        raise ValueError(
+            f"{folder} holds one file of an old adapter and one of a new: a save was cut off. Save the adapter again "
+            f"(or, if you put the files there yourself, delete {path})"
+        )
+
+
+def _read_config(folder: Path) -> object:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        if folder.is_file():
+            raise ValueError(f"{folder} is a file: an adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
+        below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
+        hint = f" There are adapters below it: {', '.join(below)}." if below else ""
+        raise ValueError(f"can't find '{CONFIG_FILE}' in {folder}.{hint}")
+    _check_saved_whole(folder)
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise ValueError(f"{path} has {size:,} bytes: no adapter's configuration is that long")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_no_twins, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError(f"{path} is not valid JSON for an adapter: it is nested too deeply") from None
+    except ValueError as error:  # JSON or UTF-8
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+
+
+def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(k for k in keys if keys.count(k) > 1)!r} stands in it twice")
+    return content
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, expected a file")
+        pickled = path.with_name("adapter_model.bin")
+        if pickled.is_file():
+            raise ValueError(
+                f"{pickled} is a pickle, which can run any code when it is opened, so it is not read here. Load it in "
+                f"peft and save it again: that writes {path.name}."
+            )
+        raise FileNotFoundError(f"{path.parent} has {CONFIG_FILE} but neither {path.name} nor {pickled.name}")
+    data = path.read_bytes()  # not mapped: a file cut short by someone else while it is read must not end the process
+    try:
+        tensors = safetensors.torch.load(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # a SafetensorError, or what torch says of a type it lacks
+        hint = "Was a copy or download cut short?"
+        if data.startswith((b"PK\x03\x04", b"\x80")) and any(data[4:8]):
+            hint = "It looks like a pickle, which can run any code when it is opened, so it is not read here."
+        raise ValueError(f"{path} is not a whole safetensors file ({len(data):,} bytes): {error}. {hint}") from None
+    # peft also reads keys in which the adapter's name was left.
+    named = {re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key): t for key, t in tensors.items()}
+    if len(named) < len(tensors):
+        raise ValueError(f"{path} holds several adapters: some tensors differ only by an adapter's name in their keys")
+    return named
