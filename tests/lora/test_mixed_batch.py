@@ -13,7 +13,7 @@ from torch import nn
 
 from lora_lab.adapters import add_adapter, delete_adapter, disable_adapters, set_adapter, set_scale
 from lora_lab.config import LoraConfig
-from lora_lab.layers import LoraLayer
+from lora_lab.layers import LoraLayer, LoraLinear
 from lora_lab.merging import merge, unmerge
 from lora_lab.mixed_batch import mixed_batch
 from lora_lab.record import record_of
@@ -123,13 +123,18 @@ def test_any_assignment(names):
 MODEL = adapted("gpt2")
 
 
-def test_many_adapters_go_group_by_group():
+def test_many_adapters_go_group_by_group(monkeypatch):
     """Stacked, their ranks would cost more than the layer itself."""
+    calls, update = [], LoraLinear.update
+    monkeypatch.setattr(LoraLinear, "update", lambda self, name, *args: calls.append(name) or update(self, name, *args))
     model = nn.Sequential(nn.Linear(12, 16)).eval()
     for i in range(9):
         randomize(add_adapter(model, LoraConfig(rank=3, target_modules=r"\d"), f"n{i}"), f"n{i}", seed=i)
     x = torch.randn(9, 12)
+    check(model, ["n0", "n1"], lambda m: m(x[:2]))
+    assert calls == []
     check(model, [f"n{i}" for i in range(9)], lambda m: m(x))
+    assert calls == [f"n{i}" for i in range(9)]
 
 
 def test_a_broken_adapter_breaks_its_own_row_alone():
