@@ -85,6 +85,8 @@ def to_peft(config: LoraConfig, **more) -> peft.LoraConfig:
         rank_pattern=dict(config.rank_pattern),
         alpha_pattern=dict(config.alpha_pattern),
         use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        init_lora_weights=config.init_lora_weights,
         modules_to_save=listed(config.modules_to_save) or None,
         bias=config.bias,
         **more,
