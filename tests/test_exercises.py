@@ -124,6 +124,80 @@ WRONG = {
             "def predicted_slope(optimizer, p): return 1 - p if optimizer == 'sgd' else 1 - 2 * p",
         ],
     },
+    "11": {
+        0: [
+            """def moved(model, step):
+    before = dict(model.named_parameters())
+    step()
+    return [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]""",
+            """def moved(model, step):
+    step()
+    return [n for n, p in model.named_parameters() if p.requires_grad]""",
+            """def moved(model, step):
+    step()
+    return [n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()]""",
+        ],
+        1: [
+            "def measured_scaling(layer, x): return layer.scaling",
+            """def measured_scaling(layer, x):
+    return ((layer(x) - layer.base(x)).norm() / ((x @ layer.A.T) @ layer.B.T).norm()).item()""",
+            "def measured_scaling(layer, x): return (layer(x).norm() / ((x @ layer.A.T) @ layer.B.T).norm()).item()",
+        ],
+        2: [
+            """def merge_error(layer, x):
+    probe = copy.deepcopy(layer)
+    probe.merge()
+    return (probe(x) - layer(x)).abs().max().item()""",
+            """def merge_error(layer, x):
+    before = as_if_trained(layer)(x)
+    layer.merge()
+    return (layer(x) - before).abs().max().item()""",
+            """def merge_error(layer, x):
+    probe = as_if_trained(copy.deepcopy(layer))
+    probe.merge()
+    return (probe(x) - layer(x)).abs().max().item()""",
+        ],
+        3: [
+            """def merge(layer):
+    if not layer.merged:
+        layer.merge()
+def unmerge(layer): layer.unmerge()""",
+            """def merge(layer):
+    layer.kept = layer.base.weight.data
+    layer.base.weight.data += layer.delta()
+def unmerge(layer): layer.base.weight.data = layer.kept""",
+            """def merge(layer):
+    layer.kept = layer.base.weight.data.clone()
+    layer.base.weight.data += layer.delta()
+def unmerge(layer): layer.base.weight.data = layer.kept""",
+            """def merge(layer):
+    if not hasattr(layer, "kept"):
+        layer.kept = layer.base.weight.data
+        layer.base.weight.data = layer.kept + layer.delta()
+def unmerge(layer): layer.base.weight.data = layer.kept""",
+        ],
+        4: [
+            """def tied_to(model, name):
+    every = dict(model.named_parameters())
+    place = model.get_parameter(name).data_ptr()
+    return [n for n, p in every.items() if p.data_ptr() == place and n != name]""",
+            """def tied_to(model, name):
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n, p in every.items() if p is every[name] and n != name]""",
+            """def tied_to(model, name):
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n, p in every.items() if torch.equal(p, every[name]) and n != name]""",
+            """def tied_to(model, name):
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n, p in every.items() if p.data_ptr() == every[name].data_ptr()]""",
+        ],
+        5: [
+            "def file_key(key): return key.lstrip('_orig_mod.').replace('.default', '')",
+            "def file_key(key): return re.sub(r'_orig_mod\\.|module\\.|\\.default', '', key)",
+            "def file_key(key): return key.removeprefix('module.').removeprefix('_orig_mod.').replace('.default', '')",
+            "def file_key(key): return 'base_model.' + key.rpartition('base_model.')[2].replace('.default.', '.')",
+        ],
+    },
 }
 
 
