@@ -45,11 +45,16 @@ class Lab:
     @contextmanager
     def trained(self, run: Run, recipe: Recipe) -> Iterator[int]:
         """`self.model` as it is after `run`, for the body of a `with`; yields how many parameters were trained."""
-        torch.manual_seed(run.seed)
-        try:
-            chosen = self._make_trainable(run)
+        with self.prepared(run) as chosen:
             self._train(chosen, run, recipe)
             yield sum(p.numel() for p in chosen)
+
+    @contextmanager
+    def prepared(self, run: Run) -> Iterator[list[torch.nn.Parameter]]:
+        """`self.model` as `run` starts to train it; yields what it trains. Afterwards the model is as it was."""
+        torch.manual_seed(run.seed)
+        try:
+            yield self._make_trainable(run)
         finally:
             if adapter_names(self.model):
                 unload(self.model)
@@ -105,9 +110,8 @@ class Lab:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def _train(self, chosen: list[torch.nn.Parameter], run: Run, recipe: Recipe) -> None:
-        rows = self._rows(run.task, recipe.length)
-        groups = lora_plus_groups(self.model, run.lr) if run.method == "lora+" else chosen
-        optimizer = torch.optim.AdamW(groups, lr=run.lr, weight_decay=0.0)
+        rows = self.rows(run.task, recipe.length)
+        optimizer = self.optimizer(chosen, run)
         schedule = get_cosine_schedule_with_warmup(optimizer, max(1, recipe.steps // 20), recipe.steps)
         order: list[int] = []
         dice = torch.Generator().manual_seed(run.seed)
@@ -116,7 +120,7 @@ class Lab:
             if len(order) < recipe.batch_size:
                 order += torch.randperm(len(rows), generator=dice).tolist()
             batch = scoring.collate([rows[order.pop(0)] for _ in range(recipe.batch_size)], self.tokenizer.pad_token_id)
-            loss = self._loss(batch)
+            loss = self.loss(batch)
             if not torch.isfinite(loss):
                 break
             loss.backward()
@@ -124,7 +128,12 @@ class Lab:
             schedule.step()
             optimizer.zero_grad()
 
-    def _loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def optimizer(self, chosen: list[torch.nn.Parameter], run: Run) -> torch.optim.Optimizer:
+        """AdamW without decay over what `run` trains."""
+        groups = lora_plus_groups(self.model, run.lr) if run.method == "lora+" else chosen
+        return torch.optim.AdamW(groups, lr=run.lr, weight_decay=0.0)
+
+    def loss(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Mean nats per scored token. Logits are made for scored positions only: in `query` a third of all."""
         batch = {name: tensor.to(self.model.device) for name, tensor in batch.items()}
         labels = batch.pop("labels")[:, 1:]
@@ -132,7 +141,8 @@ class Lab:
         hidden = self.model.model(**batch, use_cache=False).last_hidden_state[:, :-1][wanted]
         return torch.nn.functional.cross_entropy(self.model.lm_head(hidden).float(), labels[wanted])
 
-    def _rows(self, task: str, length: int) -> list:
+    def rows(self, task: str, length: int) -> list:
+        """The task's training examples, encoded: at most `length` tokens each."""
         if (task, length) not in self.encoded:
             train = tasks.load_task(task).train
             self.encoded[task, length] = [tasks.encode(e, self.tokenizer, length) for e in train]

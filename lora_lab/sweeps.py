@@ -134,6 +134,7 @@ PLANS: dict[str, Callable[[bool], Plan]] = {
 MEASUREMENTS = {  # sweeps that are no list of runs: name -> the module whose function of that name makes it
     **dict.fromkeys(("dial", "spectrum", "truncation", "subspaces", "adapters"), "measurements"),
     "scaling": "teacher_student",
+    "variant_costs": "variant_costs",
 }
 
 

@@ -138,7 +138,7 @@ def test_a_frozen_a_trains_b_alone(lab):
     ],
 )
 def test_what_each_variant_trains_and_how_far_its_first_real_step_goes(lab, method, count, steps):
-    """Adam moves a number by about its learning rate (the first step is the warm-up, of 0): so A and B show their rates."""
+    """Adam moves a number by about its learning rate (the first step, a warm-up, by 0): A and B show their rates."""
     run = replace(GROUP, method=method, lr=1e-3)
     with lab.trained(run, Recipe(2, 2, 16)) as found:
         assert found == count
