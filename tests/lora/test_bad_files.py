@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -179,6 +180,16 @@ def test_row_M8_tensors_of_integers(saved):
 def test_a_file_that_asks_for_what_is_not_built_is_refused_by_name(saved, key, value):
     change_config(saved, **{key: value})
     refused(saved, f"adapter_config.json asks for .*{key} = .*which is not built here")
+
+
+def test_row_V_a_bias_in_b_is_refused_and_saving_warns_of_nothing(saved):
+    """peft warns of a wrong shape when it saves one. Here it is not built, so no file has one."""
+    change_config(saved, lora_bias=True)
+    refused(saved, "asks for a bias in B .lora_bias = True., which is not built here")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_adapter(ours("llama", QV), saved)
+    load_adapter(tiny("llama"), saved)
 
 
 @pytest.mark.parametrize("init", ("pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "mica"))
