@@ -108,6 +108,15 @@ def ours(family: str, config: LoraConfig, name: str = "default", dtype: torch.dt
     return randomize(add_adapter(tiny(family, dtype), config, name), name)
 
 
+Q = LoraConfig(rank=4, target_modules=("q_proj",))
+V = LoraConfig(rank=2, alpha=5, target_modules=("v_proj", "up_proj"))
+
+
+def two_adapters() -> nn.Module:
+    """A tiny Llama with Q as "a" and V as "b", which is active."""
+    return randomize(add_adapter(ours("llama", Q, "a"), V, "b"), "b", seed=8)
+
+
 def theirs(family: str, config: LoraConfig, like: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The same tiny model wrapped by peft, with the adapter weights of `like`, one of ours."""
     model = peft.get_peft_model(tiny(family, dtype), to_peft(config)).eval()

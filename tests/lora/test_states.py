@@ -1,16 +1,14 @@
-"""Properties that any LoRA implementation should hold, numbered as in our reference table; here at least as strict."""
+"""Choosing, disabling, deleting; biases and whole modules; what is trainable; the status in words."""
 
 from __future__ import annotations
 
 import copy
-import gc
 import warnings
 
 import peft
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from lora_lab.adapters import (
     adapter_names,
@@ -25,30 +23,13 @@ from lora_lab.adapters import (
     status,
 )
 from lora_lab.config import LoraConfig
-from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLinear, SavedModule
+from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLinear
 from lora_lab.merging import merge, merge_and_unload, unload, unmerge
-from lora_lab.record import record_of
-from tests.lora.tiny import FAMILIES, TARGETS, logits, ours, randomize, tiny, to_peft, tokens
-
-Q = LoraConfig(rank=4, target_modules=("q_proj",))
-V = LoraConfig(rank=2, alpha=5, target_modules=("v_proj", "up_proj"))
+from tests.lora.tiny import TARGETS, Q, V, logits, ours, randomize, tiny, tokens, two_adapters
 
 
 def targeted(family: str, **fields) -> LoraConfig:
     return LoraConfig(rank=4, alpha=10, target_modules=TARGETS[family], **fields)
-
-
-def untied(family: str) -> nn.Module:
-    """The tiny model with an embedding of its own, so that it can be merged."""
-    model = tiny(family)
-    head = model.get_output_embeddings()
-    if head is not None:
-        head.weight = nn.Parameter(head.weight.detach().clone())
-    return model
-
-
-def two_adapters() -> nn.Module:
-    return randomize(add_adapter(ours("llama", Q, "a"), V, "b"), "b", seed=8)
 
 
 def flags(model: nn.Module) -> set[str]:
@@ -63,124 +44,27 @@ def train_steps(model: nn.Module, steps: int = 3) -> None:
         optimizer.step()
 
 
-@pytest.mark.parametrize("bias", ("none", "lora_only", "all"))
-@pytest.mark.parametrize("family", FAMILIES)
-def test_row_2_training_moves_every_adapter_parameter_and_nothing_else(family, bias):
+@pytest.mark.parametrize("bias", ("lora_only", "all"))
+@pytest.mark.parametrize("family", ("bert", "gpt2", "qwen2"))
+def test_training_moves_the_biases_that_were_asked_for_and_no_other(family, bias):
     model = add_adapter(tiny(family), targeted(family, bias=bias))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     train_steps(model)
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     mine = {id(p) for p in adapter_parameters(model).values()}
     allowed = {n for n, p in model.named_parameters() if id(p) in mine}
-    assert moved <= allowed
+    assert moved <= allowed and any(n.endswith(".bias") for n in moved)
     assert {n for n in allowed if ".A." in n or ".B." in n} <= moved
-    assert (bias == "none") == all(".A." in n or ".B." in n for n in moved) or family in ("llama",)
     with disable_adapters(model):
         assert torch.equal(logits(model), logits(tiny(family)))  # trained biases too are put aside
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_row_4_merged_and_unloaded_outputs_equal_the_unmerged(family):
-    model = randomize(add_adapter(untied(family), targeted(family)))
-    expected, base = logits(model), logits(untied(family))
-    merge(model)
-    assert torch.allclose(logits(model), expected, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(logits(model), base, atol=1e-2)
-    merged = logits(model)
-    plain = merge_and_unload(model)
-    assert plain is model and torch.equal(logits(plain), merged)
-    assert not any(isinstance(m, (LoraLinear, LoraEmbedding, LoraConv1D, SavedModule)) for m in plain.modules())
-    assert list(plain.state_dict()) == list(untied(family).state_dict())
-
-
-def test_row_4_merging_equals_pefts_merge():
-    config = LoraConfig(rank=4, alpha=10, target_modules=("q_proj", "down_proj"))
-    model = ours("llama", config)
-    its = peft.get_peft_model(tiny("llama"), to_peft(config))
-    for path, layer in record_of(model).layers.items():
-        wrapped = its.get_submodule(f"base_model.model.{path}")
-        with torch.no_grad():
-            wrapped.lora_A["default"].weight.copy_(layer.matrices("default")[0])
-            wrapped.lora_B["default"].weight.copy_(layer.matrices("default")[1])
-        assert torch.equal(layer.delta("default"), wrapped.get_delta_weight("default"))
-    merge(model)
-    its.merge_adapter()
-    for path, layer in record_of(model).layers.items():
-        weight = its.get_submodule(f"base_model.model.{path}").base_layer.weight
-        assert torch.allclose(layer.base.weight, weight, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
-def test_row_5_a_half_precision_merge_is_rounded_once(dtype):
-    model = ours("llama", Q, dtype=dtype)
-    layer = model.model.layers[0].self_attn.q_proj
-    exact = layer.base.weight.double() + layer.delta("default").double()
-    plain = layer.base.weight.clone()
-    merge(model)
-    error = (layer.base.weight.double() - exact).abs()
-    assert layer.base.weight.dtype == dtype
-    assert (error <= exact.abs() * torch.finfo(dtype).eps / 2 * 1.01 + 1e-9).all()  # half a unit in the last place
-    unmerge(model)
-    assert torch.equal(layer.base.weight, plain)
-
-
-def test_row_7_merging_several_adapters():
-    model = two_adapters()
-    outputs = {}
-    for names in ("a", "b", ["a", "b"]):
-        set_adapter(model, names)
-        outputs[str(names)] = logits(model)
-    set_adapter(model, "a")
-    base = [layer.base.weight.clone() for layer in record_of(model).layers.values()]
-    merge(model, "b")  # only b, though a is active
-    assert torch.allclose(logits(model), outputs["b"], atol=1e-5)
-    merge(model, ["a", "b"])  # a is added, b not again
-    one_by_one = [layer.base.weight.clone() for layer in record_of(model).layers.values()]
-    both = logits(model)
-    assert torch.allclose(both, outputs["['a', 'b']"], atol=1e-5)
-    assert not torch.allclose(both, outputs["a"], atol=1e-3) and not torch.allclose(both, outputs["b"], atol=1e-3)
-    unmerge(model)
-    restored = [layer.base.weight for layer in record_of(model).layers.values()]
-    assert all(torch.equal(a, b) for a, b in zip(base, restored, strict=True))
-    merge(model, ["b", "a"])
-    together = [layer.base.weight for layer in record_of(model).layers.values()]
-    assert all(torch.equal(a, b) for a, b in zip(one_by_one, together, strict=True))
-
-
-def test_row_7_merging_one_adapter_uses_its_head_alone():
-    model = ours("bert", LoraConfig(rank=2, target_modules=("query",), modules_to_save=("classifier",)), "a")
-    randomize(add_adapter(model, LoraConfig(rank=2, target_modules=("key",)), "b"), "b", seed=8)
-    with torch.no_grad():
-        record_of(model).saved["classifier"].copies["a"].bias += 1
-    alone = logits(model)
-    set_adapter(model, "a")
-    before = logits(model)
-    merge(model, "b")
-    with disable_adapters(model):
-        assert torch.equal(logits(model), logits(tiny("bert")))
-    assert torch.allclose(logits(model), alone, atol=1e-5)
-    unmerge(model)
-    assert torch.equal(logits(model), before)
-
-
-def test_row_7_two_adapters_on_the_same_layer_merge_to_their_sum():
-    model = ours("llama", Q, "a")
-    randomize(add_adapter(model, Q, "b"), "b", seed=8)
-    layer = model.model.layers[0].self_attn.q_proj
-    expected = layer.base.weight + layer.delta("a") + layer.delta("b")
-    merge(model, ["a", "b"])
-    assert torch.allclose(layer.base.weight, expected, atol=1e-6)
-
-
-def test_row_8_disabling_gives_the_base_and_restores_what_was():
+def test_disabling_restores_several_active_ones_in_their_order_even_after_an_error():
     model = two_adapters()
     set_adapter(model, ["b", "a"])
     before, active = logits(model), status(model)
     with disable_adapters(model) as inside:
         assert inside is model and not status(model).enabled and "disabled" in str(status(model))
-        assert torch.equal(logits(model), logits(tiny("llama")))
-        with disable_adapters(model):
-            assert torch.equal(logits(model), logits(tiny("llama")))
         assert torch.equal(logits(model), logits(tiny("llama")))
     assert torch.equal(logits(model), before) and status(model) == active
     with pytest.raises(KeyError), disable_adapters(model):
@@ -188,7 +72,7 @@ def test_row_8_disabling_gives_the_base_and_restores_what_was():
     assert torch.equal(logits(model), before)
 
 
-def test_row_8_disabling_puts_whole_modules_and_biases_aside():
+def test_disabling_puts_whole_modules_and_biases_aside():
     config = LoraConfig(rank=2, target_modules=("query",), modules_to_save=("classifier",), bias="all")
     model = ours("bert", config)
     with torch.no_grad():
@@ -208,7 +92,7 @@ def test_row_8_disabling_puts_whole_modules_and_biases_aside():
     assert list(kept.state_dict()) == list(tiny("bert").state_dict())
 
 
-def test_row_8_unloading_puts_the_original_head_and_biases_back():
+def test_unloading_puts_the_original_head_and_biases_back():
     config = LoraConfig(rank=2, target_modules=("query",), modules_to_save=("classifier",), bias="all")
     model = ours("bert", config)
     with torch.no_grad():
@@ -260,7 +144,7 @@ def test_tied_biases_are_swapped_once():
 
 
 @pytest.mark.parametrize("keep", ("a", "b"))
-def test_row_11_deleting_one_adapter_leaves_the_other(keep):
+def test_deleting_one_adapter_leaves_the_other(keep):
     model = two_adapters()
     set_adapter(model, keep)
     expected = logits(model)
@@ -275,7 +159,7 @@ def test_row_11_deleting_one_adapter_leaves_the_other(keep):
     assert all(type(m) is nn.Linear for n, m in model.named_modules() if n.endswith(only))  # unwrapped
 
 
-def test_row_12_what_is_trainable_after_each_call():
+def test_what_is_trainable_after_each_call():
     model = tiny("llama")
     add_adapter(model, Q, "a")
     of_a = flags(model)
@@ -300,7 +184,7 @@ def test_row_12_what_is_trainable_after_each_call():
     assert flags(model) == {n for n, _ in tiny("llama").named_parameters()}
 
 
-def test_row_12_parameters_frozen_before_stay_frozen_after_unloading():
+def test_parameters_frozen_before_stay_frozen_after_unloading():
     model = tiny("llama")
     model.model.embed_tokens.requires_grad_(False)
     before = flags(model)
@@ -308,16 +192,7 @@ def test_row_12_parameters_frozen_before_stay_frozen_after_unloading():
     assert flags(model) == before and len(before) == len(list(model.parameters())) - 1
 
 
-def test_row_16_scaling():
-    config = LoraConfig(rank=8, alpha=16, rank_pattern={"v_proj": 4}, alpha_pattern={"layers.1.*": 3})
-    assert config.scaling("model.layers.0.self_attn.q_proj") == 2.0
-    assert config.scaling("model.layers.0.self_attn.v_proj") == 4.0
-    assert config.scaling("model.layers.1.self_attn.v_proj") == 0.75
-    assert LoraConfig(rank=16, alpha=16, use_rslora=True).scaling() == 4.0
-    assert LoraConfig(rank=8).scaling() == 2.0
-
-
-def test_row_20_the_status_says_what_is_the_case():
+def test_the_status_says_what_is_the_case():
     model = two_adapters()
     set_scale(model, 0.5, "b")
     said = status(model)
@@ -351,7 +226,7 @@ def test_the_count_keeps_the_head_apart():
 
 @pytest.mark.parametrize("when", ("before", "after"))
 @pytest.mark.parametrize("reentrant", (True, False))
-def test_row_21_gradient_checkpointing_reaches_every_adapter(reentrant, when):
+def test_gradient_checkpointing_reaches_every_adapter(reentrant, when):
     model = tiny("llama")
     expected = ours("llama", Q)
     expected.train()(tokens()).logits.square().mean().backward()
@@ -366,70 +241,13 @@ def test_row_21_gradient_checkpointing_reaches_every_adapter(reentrant, when):
         assert torch.equal(parameter.grad, adapter_parameters(expected)[path].grad), path
 
 
-@pytest.mark.parametrize("reentrant", (True, False))
-def test_row_21_torchs_own_checkpoint(reentrant):
-    torch.manual_seed(0)
-    model = add_adapter(
-        nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)), LoraConfig(rank=2, init_lora_weights=False)
-    )
-    x = torch.randn(4, 6, requires_grad=True)
-    checkpoint(model, x, use_reentrant=reentrant).sum().backward()
-    assert all(p.grad is not None for p in adapter_parameters(model).values())
-
-
-def test_row_23_the_state_dict_holds_exactly_the_base_and_the_adapters():
+def test_the_state_dict_holds_exactly_the_base_and_the_adapters():
     model = ours("llama", Q)
     plain = {k.replace("q_proj.", "q_proj.base.") for k in tiny("llama").state_dict()}
     assert set(model.state_dict()) == plain | flags(model)
     other = add_adapter(tiny("llama"), Q)
     other.load_state_dict(model.state_dict())
     assert torch.equal(logits(other), logits(model))
-
-
-def test_keep_backup_false_merges_for_good():
-    model = ours("llama", Q)
-    expected = logits(model)
-    with_backup = copy.deepcopy(model)
-    merge(with_backup)
-    merge(model, keep_backup=False)
-    assert torch.equal(logits(model), logits(with_backup))
-    assert torch.allclose(logits(model), expected, atol=1e-5)
-    assert all(layer.pristine is None for layer in record_of(model).layers.values())
-    for call in (lambda: unmerge(model), lambda: unload(model), lambda: set_adapter(model, "default")):
-        with pytest.raises(ValueError, match="merged with keep_backup=False"):
-            call()
-    with pytest.raises(ValueError, match="merged with keep_backup=False"), disable_adapters(model):
-        pass
-    assert torch.equal(logits(merge_and_unload(model)), logits(with_backup))
-
-
-def test_unmerging_puts_the_very_tensor_back():
-    model = ours("llama", Q)
-    pointers = [p.data_ptr() for p in model.parameters()]
-    parameters = [id(p) for p in model.parameters()]
-    merge(model)
-    assert [id(p) for p in model.parameters()] == parameters
-    assert sum(a != b for a, b in zip(pointers, (p.data_ptr() for p in model.parameters()), strict=True)) == 2
-    unmerge(model)
-    assert [p.data_ptr() for p in model.parameters()] == pointers
-
-
-def test_large_weights_merge_and_come_back_to_the_bit():
-    """From 4 MiB on the merged weight lies in memory of another kind; it must outlive what made it."""
-    torch.manual_seed(0)
-    model = randomize(add_adapter(nn.Sequential(nn.Linear(1024, 1100)), LoraConfig(rank=3)))
-    layer, x = model[0], torch.randn(2, 1024)
-    before, expected, base = model(x), layer.base.weight + layer.delta("default"), layer.base.weight.clone()
-    merge(model)
-    assert torch.allclose(layer.base.weight, expected, atol=1e-5)
-    kept = copy.deepcopy(model)
-    unmerge(model)
-    gc.collect()
-    assert torch.equal(layer.base.weight, base) and torch.equal(model(x), before)
-    plain = merge_and_unload(kept)
-    gc.collect()
-    assert torch.allclose(plain[0].weight, expected, atol=1e-5)
-    assert torch.allclose(plain(x), before, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ("Linear", "TransformerEncoderLayer", "Sequential"))
