@@ -124,6 +124,83 @@ WRONG = {
             "def predicted_slope(optimizer, p): return 1 - p if optimizer == 'sgd' else 1 - 2 * p",
         ],
     },
+    "08": {
+        0: [
+            "def extra_work(o, i, r): return 2 * r / i",
+            "def extra_work(o, i, r): return 2 * r * (o + i) / (o * i)",
+            "def extra_work(o, i, r): return r * o * i / (o * i)",
+            "def extra_work(o, i, r): return r * (o + i) / (o * i + r * (o + i))",
+        ],
+        1: [
+            "def unmoved(weight, update): return (weight + update == weight).float().mean()",
+            "def unmoved(weight, update): return (update.bfloat16() == 0).float().mean()",
+            "def unmoved(weight, update): return ((weight.float() + update).bfloat16() == weight).float().mean()",
+            "def unmoved(weight, update): return ((weight.float() + update).bfloat16() != weight).float().mean()",
+        ],
+        2: [
+            """def merge_exactly(layer, update):
+    layer.kept, layer.weight = layer.weight, (layer.weight + update).to(layer.weight.dtype)
+def unmerge_exactly(layer): layer.weight = layer.kept""",
+            """def merge_exactly(layer, update):
+    layer.kept = getattr(layer, "kept", layer.weight)
+    layer.weight = (layer.weight + update).to(layer.weight.dtype)
+def unmerge_exactly(layer): layer.weight = layer.kept""",
+            """def merge_exactly(layer, update):
+    layer.kept = getattr(layer, "kept", None) or [layer.weight]
+    layer.weight += update.to(layer.weight.dtype)
+def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
+            """def merge_exactly(layer, update):
+    layer.kept = getattr(layer, "kept", 0) + update
+    layer.weight = (layer.weight + update).to(layer.weight.dtype)
+def unmerge_exactly(layer):
+    layer.weight, layer.kept = (layer.weight - layer.kept).to(layer.weight.dtype), 0""",
+            """def merge_exactly(layer, update):
+    layer.kept = getattr(layer, "kept", None) or [layer.weight]
+    layer.weight = layer.weight + update
+def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
+        ],
+        3: [
+            """def mask_for(users, ranks, scalings):
+    mask = torch.zeros(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user is not None:
+            mask[row, sum(ranks[:user]) : sum(ranks[: user + 1])] = 1
+    return mask""",
+            """def mask_for(users, ranks, scalings):
+    mask = torch.zeros(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user is not None:
+            mask[row, ranks[user] * user : ranks[user] * (user + 1)] = scalings[user]
+    return mask""",
+            """def mask_for(users, ranks, scalings):
+    mask = torch.ones(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user is not None:
+            mask[row] = 0
+            mask[row, sum(ranks[:user]) : sum(ranks[: user + 1])] = scalings[user]
+    return mask""",
+            """def mask_for(users, ranks, scalings):
+    mask = torch.zeros(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user:
+            mask[row, sum(ranks[:user]) : sum(ranks[: user + 1])] = scalings[user]
+    return mask""",
+        ],
+        4: [
+            "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([w1 * A1, w2 * A2]), np.hstack([w1 * B1, w2 * B2])",
+            "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([A1, A2]), np.hstack([B1, B2])",
+            "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([A1, A2]), np.hstack([w2 * B2, w1 * B1])",
+            """def mix(A1, B1, w1, A2, B2, w2):
+    a, b = abs(w1) ** 0.5, abs(w2) ** 0.5
+    return np.vstack([a * A1, b * A2]), np.hstack([a * B1, b * B2])""",
+        ],
+        5: [
+            "def most_requests(miss_rate, load_seconds): return 1 / load_seconds",
+            "def most_requests(miss_rate, load_seconds): return miss_rate / load_seconds",
+            "def most_requests(miss_rate, load_seconds): return miss_rate * load_seconds",
+            "def most_requests(miss_rate, load_seconds): return 1 / (1 - miss_rate) / load_seconds",
+        ],
+    },
     "11": {
         0: [
             """def moved(model, step):
@@ -139,6 +216,7 @@ WRONG = {
         ],
         1: [
             "def measured_scaling(layer, x): return layer.scaling",
+            "def measured_scaling(layer, x): return layer.alpha",
             """def measured_scaling(layer, x):
     return ((layer(x) - layer.base(x)).norm() / ((x @ layer.A.T) @ layer.B.T).norm()).item()""",
             "def measured_scaling(layer, x): return (layer(x).norm() / ((x @ layer.A.T) @ layer.B.T).norm()).item()",
