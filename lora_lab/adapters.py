@@ -362,4 +362,4 @@ def set_scale(model: nn.Module, factor: float, name: str | None = None) -> None:
         config = scaled_config(record, n) if factor else None
         for path, layer in record.layers.items():
             if n in layer.scaling:
-                layer.scaling[n] = config.scaling(path) if config else 0.0
+                layer.set_scaling(n, config.scaling(path) if config else 0.0)

@@ -43,7 +43,8 @@ class LoraLayer(nn.Module):
         self.B: nn.ModuleDict | nn.ParameterDict
         self.dropout = nn.ModuleDict()
         self.variants = nn.ModuleDict()
-        self.scaling: dict[str, float] = {}
+        self.scaling: dict[str, float | Tensor] = {}
+        self.used_rank: dict[str, int] = {}  # where A and B are filled up with zeros (`hot_swap`), by adapter
         self.active: list[str] = []
         self.merged: list[str] = []
         self.pristine: Tensor | None = None  # the weight as it was before the merge, if it was kept
@@ -65,8 +66,12 @@ class LoraLayer(nn.Module):
 
     @property
     def rank(self) -> dict[str, int]:
-        """{adapter: rank}, read off A [rank, in]."""
-        return {name: self.matrices(name)[0].shape[0] for name in self.scaling}
+        """{adapter: rank}, read off A [rank, in]; without the zeros that A may be filled up with."""
+        return {name: self.used_rank.get(name, len(self.matrices(name)[0])) for name in self.scaling}
+
+    def has(self, name: str) -> bool:
+        """Whether adapter `name` is on this layer: one swapped in may leave a layer out, which is then all zeros."""
+        return name in self.scaling and self.used_rank.get(name) != 0
 
     def add(self, name: str, rank: int, scaling: float, dropout: float = 0.0, zero_init: bool = True) -> None:
         """Make A [rank, in] and B [out, rank] for adapter `name`; not active yet, and plain LoRA."""
@@ -82,11 +87,16 @@ class LoraLayer(nn.Module):
 
     def remove(self, name: str) -> None:
         """Forget adapter `name`."""
-        for container in (self.A, self.B, self.dropout, self.variants, self.scaling):
+        for container in (self.A, self.B, self.dropout, self.variants, self.scaling, self.used_rank):
             if name in container:
                 del container[name]
         if name in self.active:
             self.active.remove(name)
+
+    def set_scaling(self, name: str, value: float) -> None:
+        """Change alpha / rank of adapter `name`; in place where it is a tensor, which compiled code reads anew."""
+        scaling = self.scaling[name]
+        self.scaling[name] = scaling.fill_(value) if isinstance(scaling, Tensor) else value
 
     def matrices(self, name: str) -> tuple[Tensor, Tensor]:
         """A [rank, in] and B [out, rank] of adapter `name`, as parameters; a convolution's with the kernel's sizes."""
@@ -97,7 +107,8 @@ class LoraLayer(nn.Module):
         """A and B whose product, times the scaling, is the whole update; None where no such pair is (DoRA)."""
         variant = self.variants[name] if name in self.variants else None
         if variant is None:
-            return self.matrices(name)
+            (a, b), rank = self.matrices(name), self.rank[name]
+            return (a, b) if rank == len(a) else (a[:rank], b[:, :rank])
         return variant.folded(self, name) if hasattr(variant, "folded") else None
 
     def update(self, name: str, x: Tensor, y: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def as_plain(config: LoraConfig) -> LoraConfig:
 def config_to_file(model: nn.Module, record: Record, name: str, base_model_name: str | None) -> dict:
     """The content of `adapter_config.json` for adapter `name`."""
     config = as_plain(scaled_config(record, name))
-    paths = [p for p, layer in record.layers.items() if name in layer.scaling]
+    paths = [p for p, layer in record.layers.items() if layer.has(name)]
     targets = config.target_modules
     if targets == ALL_LINEAR:  # the names themselves, so that the file means the same on every model class
         targets = shortest_names(model, paths)

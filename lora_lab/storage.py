@@ -71,7 +71,7 @@ def save_adapter(
 def _tensors_of(model: nn.Module, record: Record, name: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path, layer in record.layers.items():
-        if name in layer.scaling:
+        if layer.has(name):
             found |= _tensors_of_layer(path, layer, name)
     for path, module in record.saved.items():
         if name in module.copies:
