@@ -82,7 +82,7 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
     targets, complaints = find_targets(model, config, strict)
     saved = find_saved(model, config, strict)
     if config.init_lora_weights == "pissa":
-        _check_pissa(targets, config)
+        check_pissa(targets, config)
     if record is not None:
         _check_apart(record, targets, saved)
     for text in complaints + _wide_ranks(targets, config):
@@ -141,7 +141,7 @@ def _check_apart(record: Record, targets: dict[str, nn.Module], saved: dict[str,
             raise ValueError(f"'{path}' cannot be saved whole: another adapter is on '{inside or path}'")
 
 
-def _check_pissa(targets: dict[str, nn.Module], config: LoraConfig) -> None:
+def check_pissa(targets: dict[str, nn.Module], config: LoraConfig) -> None:
     """Raises ValueError where PiSSA cannot start: not a matrix of a linear layer, a rank it lacks, or alpha below 0."""
     for path, module in targets.items():
         weight, rank = module.weight, config.rank_for(path)

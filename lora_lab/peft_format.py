@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lora_lab.adapters import check_pissa
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean
 from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLayer, layer_class
 from lora_lab.matching import find_saved, find_targets, original_modules, shortest_names
@@ -195,9 +196,11 @@ def config_from_file(content: object, where: Path) -> LoraConfig:
 def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
     """{key: tensor} of the weights file that goes with `config` on this model, on the meta device: no memory is taken.
 
-    Raises ValueError where nothing matches, and for a rank far beyond any use.
+    Raises ValueError where nothing matches, where PiSSA cannot start, and for a rank far beyond any use.
     """
     targets, _ = find_targets(model, config, strict=False)
+    if config.init_lora_weights == "pissa":
+        check_pissa(targets, config)
     found: dict[str, Tensor] = {}
 
     def expect(key: str, shape: Sequence[int], dtype: torch.dtype) -> None:

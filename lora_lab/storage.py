@@ -150,8 +150,8 @@ def read_adapter(
 
 def _adapted_by(key: str) -> set[str]:
     """The keys, one of which the file also holds if `key` is the base weight of an adapted layer."""
-    path, is_base, _ = key.partition(".base_layer.weight")
-    return {f"{path}.lora_A.weight", f"{path}.lora_embedding_A"} if is_base else set()
+    path = key.removesuffix(".base_layer.weight")
+    return {f"{path}.lora_A.weight", f"{path}.lora_embedding_A"} if path != key else set()
 
 
 def _check_bases(model: nn.Module, brought: dict[str, Tensor], where: Path) -> dict[str, Tensor]:
@@ -209,7 +209,7 @@ def _cause(tensor: Tensor, shape: tuple[int, ...], key: str) -> str:
     found = tuple(tensor.shape)
     if found == shape[::-1]:
         return "It is transposed: A is [rank, in] and B is [out, rank]."
-    if ".lora_" in key and len(found) == 2:
+    if ".lora_" in key and len(found) == len(shape) > 1:
         at = 0 if key.rpartition(".lora_")[2].startswith(("A", "embedding_A")) else 1
         if found[1 - at] == shape[1 - at]:
             return f"The file's rank is {found[at]}, but {CONFIG_FILE} says {shape[at]} (r or rank_pattern)."
@@ -223,8 +223,9 @@ def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], bases: dict[s
         for path, layer in record.layers.items():
             if name not in layer.scaling:
                 continue
-            for key, parameter in zip(matrix_keys(path, type(layer)), layer.matrices(name), strict=True):
-                if key in tensors:
+            keys = matrix_keys(path, type(layer))
+            if all(key in tensors for key in keys):  # one trained matrix beside a random one would be noise
+                for key, parameter in zip(keys, layer.matrices(name), strict=True):
                     parameter.copy_(tensors[key])
             if magnitude_key(path) in tensors and name in layer.variants:
                 layer.variants[name].magnitude.copy_(tensors[magnitude_key(path)].flatten())
