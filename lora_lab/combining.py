@@ -64,7 +64,7 @@ def combine(
     weights = _checked(record, weights, name, rank, method)
     made, lost, whole = {}, {}, {}
     for path, layer in record.layers.items():
-        parts = [(w, *layer.folded(n), float(layer.scaling[n])) for n, w in weights.items() if n in layer.scaling]
+        parts = [(w, *layer.folded(n), float(layer.scaling[n])) for n, w in weights.items() if layer.has(n)]
         if parts:
             made[path], lost[path], whole[path] = _one_layer(path, parts, rank, method)
     install(model, _config(model, made), name, trainable=True, strict=True)
