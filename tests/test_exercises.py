@@ -201,6 +201,77 @@ def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
             "def most_requests(miss_rate, load_seconds): return 1 / (1 - miss_rate) / load_seconds",
         ],
     },
+    "09": {
+        0: [
+            "def two_rates(model, lr, ratio): return [{'params': list(model.parameters()), 'lr': lr}]",
+            """def two_rates(model, lr, ratio):
+    a, b = model[0].matrices("default")
+    return [{"params": [a], "lr": ratio * lr}, {"params": [b], "lr": lr}]""",
+            """def two_rates(model, lr, ratio):
+    a, b = model[0].matrices("default")
+    return [{"params": [a], "lr": lr}, {"params": [b], "lr": 16 * lr}]""",
+            """def two_rates(model, lr, ratio):
+    a, b = model[0].matrices("default")
+    return [{"params": [a], "lr": lr / ratio}, {"params": [b], "lr": lr}]""",
+        ],
+        1: [
+            "def outside(A, update): return (update - update @ A.T @ A).norm() / update.norm()",
+            """def outside(A, update):
+    Q = torch.linalg.qr(A.T).Q
+    return (update @ Q @ Q.T).norm() / update.norm()""",
+            """def outside(A, update):
+    Q = torch.linalg.qr(A.T).Q
+    return (update - update @ Q @ Q.T).norm() ** 2 / update.norm() ** 2""",
+            "def outside(A, update): return torch.zeros(())",
+        ],
+        2: [
+            "def dora_weight(W, A, B, s, m): return W + s * B @ A",
+            """def dora_weight(W, A, B, s, m):
+    V = W + B @ A
+    return m[:, None] * V / V.norm(dim=1, keepdim=True)""",
+            """def dora_weight(W, A, B, s, m):
+    V = W + s * B @ A
+    return m[:, None] * V / V.norm(dim=0, keepdim=True)""",
+            """def dora_weight(W, A, B, s, m):
+    V = W + s * B @ A
+    return m[:, None] * V / W.norm(dim=1, keepdim=True)""",
+            "def dora_weight(W, A, B, s, m): return m[:, None] * W / W.norm(dim=1, keepdim=True) + s * B @ A",
+        ],
+        3: [
+            """def pissa_start(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    root = values[:rank].sqrt()
+    return root[:, None] * V[:rank], U[:, :rank] * root""",
+            """def pissa_start(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    return V[:rank], U[:, :rank] * values[:rank] / s""",
+            """def pissa_start(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    root = (values[-rank:] / s).sqrt()
+    return root[:, None] * V[-rank:], U[:, -rank:] * root""",
+            """def pissa_start(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    root = values[:rank] / s
+    return root[:, None] * V[:rank], U[:, :rank] * root""",
+        ],
+        4: [
+            "def as_lora(A, B, d, b): return d[:, None] * A, B",
+            "def as_lora(A, B, d, b): return A, b[:, None] * B",
+            "def as_lora(A, B, d, b): return d[:, None] * A, B / b[:, None]",
+            "def as_lora(A, B, d, b): return A, B",
+        ],
+        5: [
+            "def through_four_bits(block, levels): return levels[(block[:, None] - levels).abs().argmin(dim=1)]",
+            """def through_four_bits(block, levels):
+    return levels[(block[:, None] / block.abs().max() - levels).abs().argmin(dim=1)]""",
+            """def through_four_bits(block, levels):
+    largest = block.max()
+    return levels[(block[:, None] / largest - levels).abs().argmin(dim=1)] * largest""",
+            """def through_four_bits(block, levels):
+    levels, largest = torch.linspace(-1, 1, 16), block.abs().max()
+    return levels[(block[:, None] / largest - levels).abs().argmin(dim=1)] * largest""",
+        ],
+    },
     "11": {
         0: [
             """def moved(model, step):
