@@ -119,7 +119,7 @@ class LoraConfig:
         self._set("exclude_modules", _names_or_regex("exclude_modules", self.exclude_modules) or None)
         self._set("modules_to_save", _names("modules_to_save", self.modules_to_save or ()))
         for name in self.modules_to_save:  # peft reads them as regular expressions
-            _check_regex("modules_to_save", name)
+            _check_regex("modules_to_save", name, f"(.*){name}")
         self._check_layers()
         for field_name, check in (("rank_pattern", _check_rank), ("alpha_pattern", _check_alpha)):
             self._set(field_name, self._checked_patterns(field_name, check))
@@ -136,7 +136,7 @@ class LoraConfig:
         if pattern is not None:
             pattern = (pattern,) if isinstance(pattern, str) else _names("layers_pattern", pattern)
             for name in pattern:
-                _check_regex("layers_pattern", name)
+                _check_regex("layers_pattern", name, f"(.*){name}")
         if pattern and layers is None:
             raise ValueError("layers_pattern says where layers are counted: give layers_to_transform as well")
         if isinstance(self.target_modules, str) and self.target_modules.lower() != ALL_LINEAR and layers is not None:
@@ -151,7 +151,7 @@ class LoraConfig:
         if not isinstance(patterns, Mapping):
             raise TypeError(f"{field_name} must map a module pattern to a value, got {patterns!r}")
         for pattern, value in patterns.items():
-            _check_regex(field_name, pattern)
+            _check_regex(field_name, pattern, f"(.*)({pattern})")
             check(f"{field_name}[{pattern!r}]", value)
         order = list(patterns) if self.patterns_in_order else most_specific_first(patterns)
         return {pattern: patterns[pattern] for pattern in order}
@@ -200,11 +200,13 @@ def _check_alpha(name: str, value: object) -> None:
         warnings.warn(f"{name} is {value}: the update is subtracted instead of added", stacklevel=5)
 
 
-def _check_regex(name: str, pattern: object) -> None:
+def _check_regex(name: str, pattern: object, used_as: str | None = None) -> None:
+    """Raises for what is no regular expression, alone or in the longer one that it is used in."""
     if not isinstance(pattern, str) or not pattern:
         raise TypeError(f"{name}: a pattern must be a non-empty string, got {pattern!r}")
     try:
         re.compile(pattern)
+        re.compile(used_as or pattern)
     except re.error as error:
         raise ValueError(f"{name}: {pattern!r} is not a regular expression: {error}") from None
 
