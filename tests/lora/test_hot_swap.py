@@ -119,7 +119,8 @@ def test_a_whole_compiled_model_and_what_happens_unprepared(tmp_path):
 def test_prepared_it_computes_trains_merges_and_combines_as_before(tmp_path):
     plain, model = loaded(tiny("llama")), loaded(tiny("llama"))
     trained = [p for p in model.parameters() if p.requires_grad]
-    prepare_hot_swap(model, 8)
+    model(tokens(), labels=tokens()).loss.backward()
+    prepare_hot_swap(model, 8)  # gradients there were have the old shape, and go
     assert [id(p) for p in model.parameters() if p.requires_grad] == [id(p) for p in trained]
     assert torch.allclose(logits(model), logits(plain), atol=1e-6)
     assert status(model).ranks == status(plain).ranks
@@ -163,10 +164,20 @@ def test_other_adapters_stay_as_they_are(tmp_path):
 def test_unprepared_it_works_where_there_is_room(tmp_path):
     model = loaded(tiny("llama"))
     set_scale(model, 3.0)
-    folder = file_of(OTHERS["smaller"], tmp_path)
+    folder = file_of(OTHERS["smaller"], tmp_path / "other")
     hot_swap(model, folder)
     wanted = logits(load_adapter(tiny("llama"), folder))
     assert torch.allclose(logits(model), wanted, atol=2e-6 * wanted.abs().max().item())
+    again = save_adapter(model, tmp_path / "again")
+    assert (again / "adapter_config.json").read_bytes() == (folder / "adapter_config.json").read_bytes()
+
+
+def test_dropout_stays_that_of_the_adapter_in_place(tmp_path):
+    model = loaded(tiny("llama"), dropout=0.5)
+    hot_swap(model, file_of(LoraConfig(2, dropout=0.1, target_modules=ALL), tmp_path))
+    assert (
+        get_config(model).dropout == 0.5 == record_of(model).layers["model.layers.0.mlp.down_proj"].dropout["default"].p
+    )
 
 
 def test_layers_left_out_are_not_saved_not_combined_and_come_back(tmp_path):
