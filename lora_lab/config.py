@@ -130,7 +130,9 @@ class LoraConfig:
     def _check_layers(self) -> None:
         layers, pattern = self.layers_to_transform, self.layers_pattern
         if layers is not None:
-            layers = (layers,) if isinstance(layers, int) else tuple(layers)
+            layers = (layers,) if isinstance(layers, int) else layers
+            numbers = isinstance(layers, Iterable) and not isinstance(layers, (str, Mapping))
+            layers = tuple(layers) if numbers else (layers,)
             if not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in layers):
                 raise TypeError(f"layers_to_transform must be layer numbers from 0 on, got {self.layers_to_transform}")
         if pattern is not None:
