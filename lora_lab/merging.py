@@ -87,8 +87,10 @@ def _merged_weight(path: str, layer: LoraLayer, names: list[str]) -> Tensor:
     start = weight.detach().to(layer.adapter_dtype)
     out = _room_for(start) if start.data_ptr() == weight.data_ptr() else start
     result = _sum_into(out, start, layer, names).to(weight.dtype)
-    if not _surely_finite(layer, names) and not finite(result):
-        broken = [n for n in names if n in layer.scaling and not finite(layer.delta(n))]
+    here = [n for n in names if n in layer.scaling]
+    # The matrices too: a scale of 0 leaves a NaN out of the result, though not out of the unmerged output.
+    if not _surely_finite(layer, names) and not finite(result, *(m for n in here for m in layer.matrices(n))):
+        broken = [n for n in here if not finite(layer.delta(n))]
         whose = f"adapter {broken[0]!r}" if broken else f"their sum with the {weight.dtype} weight"
         raise ValueError(f"merging would make '{path}' not finite (NaN or infinity), from {whose}. Nothing was merged.")
     return result
@@ -190,12 +192,13 @@ def _check_backup(record: Record) -> None:
 def merge_and_unload(model: nn.Module, names: str | Sequence[str] | None = None) -> nn.Module:
     """Merge for good and take the wrappers off: a plain model that computes what the adapted one did.
 
+    names: what to merge beside what is merged already (default: the active adapters, if nothing is merged).
     Whole saved modules and trained biases of active adapters stay. Works in place and returns the same model.
     """
     record = record_of(model)
     check_enabled(record)
-    wanted = list(record.active) if names is None else as_names(names)
-    if not record.merged or any(n not in record.merged for n in wanted):
+    wanted = list(record.merged or record.active) if names is None else as_names(names)
+    if any(n not in record.merged for n in wanted):
         merge(model, wanted, keep_backup=False)
     return unwrap(model, record, keep_trained=True)
 

@@ -14,6 +14,7 @@ from lora_lab.adapters import (
     add_adapter,
     disable_adapters,
     set_adapter,
+    set_scale,
 )
 from lora_lab.config import LoraConfig
 from lora_lab.merging import merge, merge_and_unload, unload, unmerge
@@ -122,3 +123,20 @@ def test_large_weights_merge_and_come_back_to_the_bit():
     gc.collect()
     assert torch.allclose(plain[0].weight, expected, atol=1e-5)
     assert torch.allclose(plain(x), before, atol=1e-3)
+
+
+def test_unloading_a_merged_model_keeps_what_it_computes_whatever_is_active():
+    model = two_adapters()  # b is active
+    merge(model, "a")
+    merged = logits(model)
+    assert torch.equal(logits(merge_and_unload(model)), merged)
+
+
+def test_a_broken_adapter_is_refused_even_if_it_is_scaled_to_nothing():
+    model = ours("llama", Q)
+    set_scale(model, 0.0)
+    with torch.no_grad():
+        record_of(model).layers["model.layers.1.self_attn.q_proj"].matrices("default")[1][0, 0] = float("nan")
+    for keep_backup in (True, False):
+        with pytest.raises(ValueError, match="layers.1.self_attn.q_proj' not finite .* from adapter 'default'"):
+            merge(model, keep_backup=keep_backup)
