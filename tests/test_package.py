@@ -24,7 +24,8 @@ MODULES = {path.stem: path for path in sorted(PACKAGE.glob("*.py")) if not path.
 # A module imports only from those above it. A new module takes its place here, and in README's map where it is in it.
 ORDER = """
     counting shapes flops memory count_command
-    lowrank teacher_student serving corpus lessons query_language task_files peak_memory plain_errors result doctor render
+    lowrank teacher_student serving corpus lessons query_language task_files peak_memory plain_errors result
+    doctor render
     layers variants config matching record report adapters merging mixed_batch peft_format adapter_files storage
     combining hot_swap quantise training_variants
     models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
