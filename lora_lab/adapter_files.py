@@ -135,7 +135,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a SafetensorError, or what torch says of a type it lacks
         hint = "Was a copy or download cut short?"
-        if data.startswith((b"PK\x03\x04", b"\x80")) and any(data[4:8]):
+        if data.startswith(b"PK\x03\x04") or (data.startswith(b"\x80") and data.endswith(b".")):
             hint = "It looks like a pickle, which can run any code when it is opened, so it is not read here."
         raise ValueError(f"{path} is not a whole safetensors file ({len(data):,} bytes): {error}. {hint}") from None
     # peft also reads keys in which the adapter's name was left.
