@@ -24,7 +24,7 @@ def lora_plus_groups(model: nn.Module, lr: float, ratio: float = 16.0, embedding
 
     As in peft's `create_loraplus_optimizer`: vectors (DoRA's magnitudes, biases) go with B, whole saved matrices with
     A, adapters of embeddings have a small rate of their own. Raises ValueError for a rate or ratio not above 0.
-    Source: Hayou et al. 2024 (LoRA+), section 4; 16 is its authors' default.
+    Source: Hayou et al. 2024 (LoRA+), section 4; 16 (2^4) is what its authors recommend.
     """
     if not lr > 0 or not ratio > 0:
         raise ValueError(f"lr and ratio must be above 0, got {lr} and {ratio}")

@@ -262,3 +262,22 @@ def test_the_recorded_update_is_the_matrix_that_its_spectrum_row_describes():
     row = next(r for r in result["rows"] if (r["task"], r["kind"], r["layer"]) == ("code", kind, layer))
     kept = lowrank.energy(update)
     assert [kept[rank - 1] for rank in result["settings"]["ranks"]] == pytest.approx(row["energy"], abs=2e-3)
+
+
+def test_recorded_costs_are_of_the_sweeps_settings_and_say_what_follows_from_counting(lab):
+    rows = {row["label"]: row for row in experiments.recorded("variant_costs")["rows"]}
+    assert list(rows) == [group.label for group in sweeps.variants_plan().groups]
+    for group in sweeps.variants_plan().groups:
+        row = rows[group.label]
+        with lab.prepared(replace(group, lr=1e-3)) as chosen:
+            assert row["trainable"] == sum(p.numel() for p in chosen)
+        assert row["step_low"] <= row["step"] <= row["step_high"]
+        if group.method != "qlora":  # nothing else changes the model before it is trained
+            assert row["start"] == pytest.approx(rows["LoRA"]["start"], abs=2e-3)
+    kept = {label: row["kept_bytes"] for label, row in rows.items()}
+    assert kept["LoRA-FA"] < kept["LoRA"] == kept["LoRA+"] < kept["DoRA"]
+    files = {label: row["file_bytes"] for label, row in rows.items()}
+    assert files["VeRA"] < files["LoRA"] < files["DoRA"] < files["PiSSA"] < files["full"]
+    assert (
+        rows["full"]["matrix_bytes"] == 4 * rows["full"]["trainable"] > 7.7 * rows["QLoRA (NF4 base)"]["matrix_bytes"]
+    )
