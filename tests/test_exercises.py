@@ -126,18 +126,13 @@ WRONG = {
     },
     "08": {
         0: [
-            "def extra_work(o, i, r): return 2 * r / i",
-            "def extra_work(o, i, r): return 2 * r * (o + i) / (o * i)",
-            "def extra_work(o, i, r): return r * o * i / (o * i)",
-            "def extra_work(o, i, r): return r * (o + i) / (o * i + r * (o + i))",
+            "def kept_along(change, update): return (change * update).sum() / change.norm() / update.norm()",
+            "def kept_along(change, update): return change.norm() / update.norm()",
+            "def kept_along(change, update): return 1 - gap(change, update)",
+            "def kept_along(change, update): return (change * update).sum() / change.square().sum()",
+            "def kept_along(change, update): return abs((change * update).sum()) / update.square().sum()",
         ],
         1: [
-            "def unmoved(weight, update): return (weight + update == weight).float().mean()",
-            "def unmoved(weight, update): return (update.bfloat16() == 0).float().mean()",
-            "def unmoved(weight, update): return ((weight.float() + update).bfloat16() == weight).float().mean()",
-            "def unmoved(weight, update): return ((weight.float() + update).bfloat16() != weight).float().mean()",
-        ],
-        2: [
             """def merge_exactly(layer, update):
     layer.kept, layer.weight = layer.weight, (layer.weight + update).to(layer.weight.dtype)
 def unmerge_exactly(layer): layer.weight = layer.kept""",
@@ -159,7 +154,7 @@ def unmerge_exactly(layer):
     layer.weight = layer.weight + update
 def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
         ],
-        3: [
+        2: [
             """def mask_for(users, ranks, scalings):
     mask = torch.zeros(len(users), sum(ranks))
     for row, user in enumerate(users):
@@ -186,7 +181,7 @@ def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
             mask[row, sum(ranks[:user]) : sum(ranks[: user + 1])] = scalings[user]
     return mask""",
         ],
-        4: [
+        3: [
             "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([w1 * A1, w2 * A2]), np.hstack([w1 * B1, w2 * B2])",
             "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([A1, A2]), np.hstack([B1, B2])",
             "def mix(A1, B1, w1, A2, B2, w2): return np.vstack([A1, A2]), np.hstack([w2 * B2, w1 * B1])",
@@ -194,7 +189,7 @@ def unmerge_exactly(layer): layer.weight = layer.kept.pop()""",
     a, b = abs(w1) ** 0.5, abs(w2) ** 0.5
     return np.vstack([a * A1, b * A2]), np.hstack([a * B1, b * B2])""",
         ],
-        5: [
+        4: [
             "def most_requests(miss_rate, load_seconds): return 1 / load_seconds",
             "def most_requests(miss_rate, load_seconds): return miss_rate / load_seconds",
             "def most_requests(miss_rate, load_seconds): return miss_rate * load_seconds",
