@@ -158,7 +158,8 @@ def config_from_file(content: object, where: Path) -> LoraConfig:
     """The configuration in the parsed `adapter_config.json` at `where`.
 
     Raises ValueError, naming the file, for one that is not LoRA's or that asks for what is not built. Warns for keys
-    it does not know and for a missing lora_alpha or r, which peft reads as 8.
+    it does not know and for a missing lora_alpha or r, which peft reads as 8. Regular expressions in it are run on the
+    model's paths as they are: one made to backtrack for ever would do so.
     """
     if not isinstance(content, dict) or "peft_type" not in content:
         raise ValueError(f"{where} is not an adapter's configuration: it has no 'peft_type'")

@@ -164,6 +164,8 @@ def _check_bases(model: nn.Module, brought: dict[str, Tensor], where: Path) -> d
         if weight.shape != own.shape:
             warnings.warn(f"{where}: the weight of '{path}' in it has another size and is not used", stacklevel=4)
         elif not torch.equal(weight.to(own), own):
+            if "weight" not in modules[path]._parameters:
+                raise ValueError(f"{where}: {key} cannot replace the weight of '{path}', which is computed (quantised)")
             warnings.warn(f"{where} replaces the base weight of '{path}' by its own, as in peft", stacklevel=4)
             found[path] = weight
     return found

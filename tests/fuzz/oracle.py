@@ -49,8 +49,10 @@ def numbers(data: bytes, dtype: str, shape: list[int]) -> Array:
 def tensors(data: bytes) -> dict[str, Array]:
     """{key: values} of the bytes of a safetensors file; an adapter's name inside a key is left out, as peft allows."""
     size = struct.unpack("<Q", data[:8])[0]
-    found = {}
-    for key, entry in json.loads(data[8 : 8 + size]).items():
+    found, pairs = {}, []
+    header = json.loads(data[8 : 8 + size], object_pairs_hook=lambda p: pairs.append(len(p)) or dict(p))
+    assert pairs[-1] == len(header), "a key stands twice in the header"  # the outermost object is parsed last
+    for key, entry in header.items():
         if key == "__metadata__":
             continue
         begin, end = (8 + size + n for n in entry["data_offsets"])

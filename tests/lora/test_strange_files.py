@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import warnings
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora_lab import quantise
 from lora_lab.config import LoraConfig
 from lora_lab.storage import load_adapter, save_adapter
 from tests.lora.test_bad_files import FIRST, QV, change_config, change_tensors, refused
@@ -212,3 +214,23 @@ def test_a_warning_made_an_error_leaves_the_model_alone(saved):
         warnings.simplefilter("error")
         refused(saved, "not used", UserWarning)
         refused(saved / "b", "replaces the base weight", UserWarning)
+
+
+def test_a_key_that_stands_twice_in_the_weights(saved):
+    path = saved / "adapter_model.safetensors"
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = data[8:end].rstrip()
+    again = json.dumps({FIRST: json.loads(header)[FIRST]}).encode()
+    header = header[:-1] + b"," + again[1:]
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+    refused(saved, f"'{FIRST}' stands in it twice")
+
+
+def test_an_embedding_cannot_replace_a_quantised_weight(tmp_path):
+    save_adapter(ours("llama", LoraConfig(rank=2, target_modules=("lm_head",))), tmp_path)
+    model = tiny("llama")
+    model.lm_head = quantise.NF4Linear(model.lm_head)
+    refused(
+        tmp_path, "lm_head.base_layer.weight cannot replace the weight of 'lm_head', which is computed", model=model
+    )
