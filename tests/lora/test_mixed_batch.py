@@ -133,6 +133,9 @@ def test_many_adapters_go_group_by_group(monkeypatch):
     x = torch.randn(9, 12)
     check(model, ["n0", "n1"], lambda m: m(x[:2]))
     assert calls == []
+    check(model, ["n0", "n1"], lambda m: m(x[:2, None].expand(2, 20, 12)))  # and so they would for many rows
+    assert calls == ["n0", "n1"]
+    calls.clear()
     check(model, [f"n{i}" for i in range(9)], lambda m: m(x))
     assert calls == [f"n{i}" for i in range(9)]
 
