@@ -337,7 +337,7 @@ def unmerge(layer): layer.base.weight.data = layer.kept""",
         ],
         5: [
             "def file_key(key): return key.lstrip('_orig_mod.').replace('.default', '')",
-            "def file_key(key): return re.sub(r'_orig_mod\\.|module\\.|\\.default', '', key)",
+            "import re\ndef file_key(key): return re.sub(r'_orig_mod\\.|module\\.|\\.default', '', key)",
             "def file_key(key): return key.removeprefix('module.').removeprefix('_orig_mod.').replace('.default', '')",
             "def file_key(key): return 'base_model.' + key.rpartition('base_model.')[2].replace('.default.', '.')",
         ],
