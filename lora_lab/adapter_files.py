@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lora_lab.peft_format import CONFIG_FILE, WEIGHTS_FILE
 
-# Lies beside the two files while they are replaced: {file: [digest before, digest after]}.
+# Lies beside the two files while they are replaced: {file: [digest before (None: there was no whole adapter), digest
+# after, digest before]}.
 NOTE = ".adapter_being_saved"
 LARGEST_CONFIG = 10_000_000  # bytes; a usual one has 1,000
 
@@ -50,7 +51,8 @@ def write_both(place: Path, config: bytes, weights: bytes) -> None:
         for file, content in new.items():
             (beside / file).write_bytes(content)
         place.mkdir(exist_ok=True)
-        note = {file: [_digest_of(place / file), _digest(content)] for file, content in new.items()}
+        whole, now = _whole(place), {file: _digest_of(place / file) for file in new}
+        note = {file: [now[file] if whole else None, _digest(content), now[file]] for file, content in new.items()}
         (beside / NOTE).write_bytes(json.dumps(note).encode())
         for file in (NOTE, *new):
             os.replace(beside / file, place / file)
@@ -67,23 +69,19 @@ def _digest_of(file: Path) -> str | None:
     return _digest(file.read_bytes()) if file.is_file() else None
 
 
-def _check_saved_whole(folder: Path) -> None:
-    """Raises ValueError where a save was cut off between the two files."""
+def _whole(folder: Path) -> bool:
+    """Whether the two files are of one save, as far as a note tells."""
     path = folder / NOTE
     if not path.is_file():
-        return
+        return True
     now = {file: _digest_of(folder / file) for file in (WEIGHTS_FILE, CONFIG_FILE)}
     try:
         note = json.loads(path.read_bytes())
         old_or_new = any(all(now[file] == note[file][i] for file in now) for i in (0, 1))
         from_elsewhere = not any(now[file] in note[file] for file in now)
     except (ValueError, LookupError, TypeError, RecursionError):
-        old_or_new = from_elsewhere = False
-    if not (old_or_new or from_elsewhere):
-        raise ValueError(
-            f"{folder} holds one file of an old adapter and one of a new: a save was cut off. Save the adapter again "
-            f"(or, if you put the files there yourself, delete {path})"
-        )
+        return False
+    return old_or_new or from_elsewhere
 
 
 def _read_config(folder: Path) -> object:
@@ -94,7 +92,11 @@ def _read_config(folder: Path) -> object:
         below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
         hint = f" There are adapters below it: {', '.join(below)}." if below else ""
         raise ValueError(f"can't find '{CONFIG_FILE}' in {folder}.{hint}")
-    _check_saved_whole(folder)
+    if not _whole(folder):
+        raise ValueError(
+            f"{folder} holds one file of an old adapter and one of a new: a save was cut off. Save the adapter again "
+            f"(or, if you put the files there yourself, delete {folder / NOTE})"
+        )
     if (size := path.stat().st_size) > LARGEST_CONFIG:
         raise ValueError(f"{path} has {size:,} bytes: no adapter's configuration is that long")
     try:

@@ -144,6 +144,10 @@ def read_adapter(
         raise ValueError(f"{folder / CONFIG_FILE}: {error}") from None
     brought = {k: t for k, t in tensors.items() if k not in expected and _adapted_by(k) & expected.keys()}
     bases = _check_bases(model, brought, where)
+    if bases and config.init_lora_weights == "pissa":
+        raise ValueError(
+            f"{where} brings the base weight of '{next(iter(bases))}', and PiSSA starts from the model's own"
+        )
     _check_tensors({k: t for k, t in tensors.items() if k not in brought}, expected, where, strict)
     return config, tensors, bases, where
 
@@ -221,18 +225,21 @@ def _cause(tensor: Tensor, shape: tuple[int, ...], key: str) -> str:
 def _fill(model: nn.Module, name: str, tensors: dict[str, Tensor], bases: dict[str, Tensor]) -> None:
     """Copy the checked tensors into the freshly added adapter."""
     record = record_of(model)
+    config = record.configs[name]
     with torch.no_grad():
         for path, layer in record.layers.items():
             if name not in layer.scaling:
                 continue
+            if path in bases:
+                layer.base.weight.copy_(bases[path])
+                if config.use_dora:  # lengths of the weight as it is now, where the file has none
+                    layer.variants[name].magnitude.copy_(Dora(layer, name).magnitude)
             keys = matrix_keys(path, type(layer))
             if all(key in tensors for key in keys):  # one trained matrix beside a random one would be noise
                 for key, parameter in zip(keys, layer.matrices(name), strict=True):
                     parameter.copy_(tensors[key])
             if magnitude_key(path) in tensors and name in layer.variants:
                 layer.variants[name].magnitude.copy_(tensors[magnitude_key(path)].flatten())
-            if path in bases:
-                layer.base.weight.copy_(bases[path])
         for path, module in record.saved.items():
             if name in module.copies:
                 for key, value in module.copies[name].state_dict().items():

@@ -82,7 +82,7 @@ def _header(change: Callable[[random.Random, dict], object]):
             size = struct.unpack("<Q", data[:8])[0]
             header = json.loads(data[8 : 8 + size])
             text = change(rng, header) or json.dumps(header)
-        except (ValueError, struct.error, LookupError, TypeError, AttributeError):  # damaged before
+        except (ValueError, struct.error, LookupError, TypeError, AttributeError, RecursionError):  # damaged before
             return _bytes(_flip, WEIGHTS)(rng, files)
         encoded = str(text).encode()
         length = len(encoded) if rng.random() < 0.95 else rng.choice((0, 1, 7, len(encoded) - 1, 2**40, 2**63))

@@ -109,13 +109,15 @@ def meaning(folder: Path, model: nn.Module) -> Meaning:
     assert targets, "loaded although no module is meant"
     for path in targets:
         weight = modules[path].weight.detach().double().numpy()
-        out.deltas[path] = _delta(path, modules[path], weight, said, init, read)
         key = f"{PREFIX}{path}.base_layer.weight"
         if key in raw:
             used.add(key)
             if tuple(raw[key][2]) == weight.shape:
                 out.replaced[f"{path}.weight"] = read(key, weight.shape)
                 out.bases.add(f"{path}.weight")
+                weight, own = out.replaced[f"{path}.weight"], weight
+                assert init != "pissa" or np.allclose(own, weight), "PiSSA on another weight than the model's own"
+        out.deltas[path] = _delta(path, modules[path], weight, said, init, read)
     whole = [p for p in modules if p and said.get("modules_to_save") and p.endswith(tuple(said["modules_to_save"]))]
     whole = [p for p in whole if not any(p.startswith(f"{q}.") for q in whole)]
     for path in whole:

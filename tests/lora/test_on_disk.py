@@ -292,6 +292,18 @@ def test_the_first_save_killed_between_its_files_is_no_adapter(tmp_path):
 
 
 @pytest.mark.skipif(WITHOUT_FORK, reason="needs os.fork and SIGKILL")
+@pytest.mark.parametrize("i", (0, 1, 2))
+def test_a_mixture_stays_one_when_the_next_save_is_killed_too(i, tmp_path):
+    """The second save finds half of 0 and half of 1, and dies before it has moved anything but its note."""
+    folder = save_adapter(version(0), tmp_path / "a")
+    killed_after(2, folder, 1)
+    killed_after(1, folder, i)
+    assert "a save was cut off" in what_is_there(folder)
+    killed_after(3, folder, 1)
+    assert what_is_there(folder) == "version 1"
+
+
+@pytest.mark.skipif(WITHOUT_FORK, reason="needs os.fork and SIGKILL")
 def test_a_mixture_that_peft_wrote_over_since_is_none(tmp_path):
     folder = save_adapter(version(0), tmp_path / "a")
     killed_after(2, folder, 1)
