@@ -7,8 +7,10 @@ import time
 import pytest
 import torch
 
-from tests.bench.__main__ import line, measure
-from tests.bench.cases import all_cases, kept_for_backward, restore_error
+from lora_lab import experiments, figures_serving
+from tests.bench.__main__ import BARS, all_cases, line, main, measure
+from tests.bench.cases import kept_for_backward, restore_error
+from tests.bench.serving import dora_gradients, mixed
 from tests.bench.timing import quartiles, run_steps, time_pair
 
 
@@ -38,17 +40,25 @@ def test_sides_take_turns_after_two_warm_ups():
 
 def test_every_case_gives_whole_rows():
     rows = [row for case in all_cases((32,), tokens=8, stack=(16, 2)) for row in measure(case, 2, round_seconds=0)]
-    assert [row["what"] for row in rows] == [
+    assert [row["what"] for row in rows if row["side"] == "ours"] == [
         *(f"training step, {setting}" for setting in ("mid-network", "first layer", "with AdamW")),
-        *("unmerged inference", "merged inference"),
+        *("DoRA training step", "unmerged inference", "merged inference"),
         *("merge", "unmerge", "merge + exact unmerge", "merge (peft: safe_merge)"),
-        *("switch there and back", "save", "load from disk"),
+        *("merge, exact backup", "merge, keep_backup=False", "mixed batch of 4 adapters", "switch there and back"),
+        *("attach", "save", "load from disk", "hot swap from disk", "hot swap from memory"),
     ]
+    beside = {row["what"]: row["against"] for row in rows if row["side"] == "peft"}
+    assert beside == {
+        "merge, exact backup": "addmm_",
+        "merge, keep_backup=False": "addmm_",
+        "mixed batch of 4 adapters": "base",
+    }
     for row in rows:
         low, high = row["quartiles"]
         assert 0 < low <= row["ratio"] <= high
         assert min(row["milliseconds"]) > 0
         assert row["what"] in line(row) and row["size"] in line(row) and row["met"] is None
+    assert all(any(row["what"].startswith(start) for row in rows) for start, _ in BARS)
 
 
 def test_a_bar_is_judged_by_the_median(monkeypatch):
@@ -57,6 +67,48 @@ def test_a_bar_is_judged_by_the_median(monkeypatch):
         monkeypatch.setattr("tests.bench.__main__.BARS", {("training step", "d=32"): bar})
         (row,) = measure(case, 2, round_seconds=0)
         assert row["met"] is met and ("NOT met" in line(row)) is not met
+
+
+def test_only_our_side_is_judged(monkeypatch):
+    monkeypatch.setattr("tests.bench.__main__.BARS", {("mixed", "2 x 32"): (0, 1e9)})
+    ours, theirs = measure(mixed(32, 2, rows=8), 2, round_seconds=0)
+    assert (ours["side"], ours["met"], theirs["side"], theirs["bar"]) == ("ours", True, "peft", None)
+
+
+def test_dora_gradients_are_pefts():
+    for size in (32, 96):
+        errors = dora_gradients(size, tokens=64)
+        assert list(errors) == ["x", "A", "B", "magnitude"] and max(errors.values()) < 1e-5
+
+
+@pytest.mark.parametrize("words", [["--quick"], ["--only", "merge"], ["--rounds", "14"], ["--threads", "2"]])
+def test_a_look_is_not_recorded(words, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, "--record"])
+    assert "every case, 15 rounds or more and one thread" in capsys.readouterr().err
+
+
+def test_a_run_is_written_as_results_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tests.bench.__main__.all_cases", lambda sizes: iter([mixed(32, 2, rows=8)]))
+    assert main(["--quick", "--only", "mixed", "--json", str(tmp_path / "bench.json")]) == 0
+    result = experiments.recorded("bench", tmp_path)
+    assert result["command"].startswith("python -m tests.bench --quick --only mixed") and [
+        row["side"] for row in result["rows"]
+    ] == ["ours", "peft"]
+    assert set(result["versions"]) == {"python", "torch", "transformers", "lora-lab", "peft"}
+    assert "a look, not a result" in capsys.readouterr().out
+
+
+def test_the_recorded_run_is_whole_and_drawn():
+    result = experiments.recorded("bench")
+    assert result["command"].startswith("python -m tests.bench --record")
+    assert result["settings"]["rounds"] >= 15 and result["settings"]["threads"] == 1
+    judged = {(row["what"], row["size"]): row for row in result["rows"] if row["bar"]}
+    assert all(any(what.startswith(start) and of == size for what, of in judged) for start, size in BARS)
+    assert all(row["met"] == (row["bar"][0] <= row["ratio"] <= row["bar"][1]) for row in judged.values())
+    assert max(result["dora_gradients"].values()) < 1e-5
+    assert all(error["ours"] == 0 for error in result["restore_error"].values())
+    assert figures_serving.bench(result["rows"]).axes
 
 
 def test_restore_error_is_zero_here_and_not_in_peft():

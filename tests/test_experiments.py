@@ -119,7 +119,8 @@ def test_the_recorded_dial_does_what_the_lesson_says():
 
 
 def test_recorded_files_are_the_sweeps_there_are():
-    names = {path.stem for path in experiments.FOLDER.glob("*.json")} - {"conformance"}  # which tests/conformance reads
+    of_tests = {"conformance", "bench"}  # which tests/conformance and tests/bench write
+    names = {path.stem for path in experiments.FOLDER.glob("*.json")} - of_tests
     assert names == {*sweeps.PLANS, *sweeps.MEASUREMENTS}
     for name in names:
         result = experiments.recorded(name)  # which checks its header and rows
