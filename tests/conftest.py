@@ -10,7 +10,7 @@ import pytest
 
 # No deadline: the first example pays for an import, and machines differ. The same examples every time.
 hypothesis.settings.register_profile("course", deadline=None, derandomize=True)
-# pytest --hypothesis-profile=long: other examples each time, and many (15 minutes for tests/lora/test_sequences.py).
+# pytest --hypothesis-profile=long: other examples each time, and many (8 minutes for tests/lora/test_sequences.py).
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1500, stateful_step_count=40)
 hypothesis.settings.load_profile("course")
 
