@@ -130,6 +130,7 @@ PLANS: dict[str, Callable[[bool], Plan]] = {
     "targets": targets_plan,
     "grid": grid_plan,
     "confirm": confirm_plan,
+    "variants": variants_plan,
 }
 MEASUREMENTS = {  # sweeps that are no list of runs: name -> the module whose function of that name makes it
     **dict.fromkeys(("dial", "spectrum", "truncation", "subspaces", "adapters"), "measurements"),
