@@ -107,8 +107,8 @@ class LoraLayer(nn.Module):
         """A and B whose product, times the scaling, is the whole update; None where no such pair is (DoRA)."""
         variant = self.variants[name] if name in self.variants else None
         if variant is None:
-            (a, b), rank = self.matrices(name), self.rank[name]
-            return (a, b) if rank == len(a) else (a[:rank], b[:, :rank])
+            (a, b), rank = self.matrices(name), self.used_rank.get(name)
+            return (a, b) if rank is None else (a[:rank], b[:, :rank])
         return variant.folded(self, name) if hasattr(variant, "folded") else None
 
     def update(self, name: str, x: Tensor, y: Tensor) -> Tensor:

@@ -72,10 +72,7 @@ def _checked(model: nn.Module, record: Record, names: Sequence[str | None]) -> l
 def _hook(path: str, layer: LoraLayer, names: list[str | None], masks: dict) -> Callable:
     """What runs after the layer, which computes its base alone meanwhile."""
     used = [n for n in dict.fromkeys(names) if n is not None and layer.has(n)]
-    stacked, grouped = _stacked(layer, used, names, masks), _grouped(layer, used, names)
-    # Stacked, every row meets every adapter. For few rows a product more costs less than a step more; for many it
-    # costs more from an eighth of the layer's own work on (measured at 1024 x 1024).
-    wide = sum(layer.rank[n] for n in used) * (1 / layer.in_features + 1 / layer.out_features) > 1 / 8
+    grouped, (stacked, work) = _grouped(layer, used, names), _stacked(layer, used, names, masks)
 
     def after(layer: LoraLayer, args: tuple, y: Tensor) -> Tensor:
         _check_rows(path, y, names)
@@ -83,8 +80,11 @@ def _hook(path: str, layer: LoraLayer, names: list[str | None], masks: dict) -> 
             raise ValueError("a mixed batch is for inference: call model.eval() first")
         if not used:
             return y
-        many = wide and y[..., 0].numel() > 16 * len(used)
-        return grouped(args[0], y) if many or stacked is None else stacked(args[0], y)
+        # Stacked, every row meets every adapter. For few rows a product more costs less than a step more; for many
+        # it costs more from an eighth of the layer's own work on (measured at 1024 x 1024).
+        if stacked is None or work > 1 or (work > 1 / 8 and y[..., 0].numel() > 16 * len(used)):
+            return grouped(args[0], y)
+        return stacked(args[0], y)
 
     return after
 
@@ -97,17 +97,15 @@ def _check_rows(path: str, y: Tensor, names: list[str | None]) -> None:
         )
 
 
-def _stacked(layer: LoraLayer, used: list[str], names: list[str | None], masks: dict) -> Callable | None:
-    """Two products for all adapters; None where that cannot be done, or costs more than the layer itself."""
+def _stacked(layer: LoraLayer, used: list[str], names: list[str | None], masks: dict) -> tuple[Callable | None, float]:
+    """Two products for all adapters (None where that cannot be), and their work over that of the layer itself."""
     pairs = [layer.folded(name) for name in used]
     if isinstance(layer, (LoraEmbedding, LoraConv2d)) or None in pairs or not pairs:
-        return None
+        return None, 0.0
     ranks = [len(a) for a, _ in pairs]
-    if sum(ranks) * (1 / layer.in_features + 1 / layer.out_features) > 1:
-        return None
     all_a, all_b = torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs], dim=1).T
     if not finite(all_a, all_b):  # 0 times NaN is NaN: one broken adapter would break every row
-        return None
+        return None, 0.0
     scaling = {name: float(layer.scaling[name]) for name in used}
     key = (*scaling.items(), *ranks, all_a.dtype, all_a.device)
     if key not in masks:  # [rows, R]: the scaling where the column belongs to the row's adapter, else 0
@@ -123,16 +121,16 @@ def _stacked(layer: LoraLayer, used: list[str], names: list[str | None], masks: 
             return (y + h @ all_b).to(y.dtype)  # float32 adapters over a bfloat16 base: rounded once, as in the layer
         return torch.addmm(y.flatten(0, -2), h.flatten(0, -2), all_b).view_as(y)
 
-    return add
+    return add, sum(ranks) * (1 / layer.in_features + 1 / layer.out_features)
 
 
 def _grouped(layer: LoraLayer, used: list[str], names: list[str | None]) -> Callable:
     """One update per adapter, on its rows: for whatever is not two products (DoRA, embeddings, convolutions)."""
-    groups = [(name, _rows(name, names, layer.matrices(name)[0])) for name in used]
 
     def add(x: Tensor, y: Tensor) -> Tensor:
         total = y.to(torch.promote_types(y.dtype, layer.adapter_dtype), copy=True)
-        for name, rows in groups:
+        for name in used:
+            rows = _rows(name, names, y)
             total.index_add_(0, rows, layer.update(name, x[rows], y[rows]).to(total.dtype))
         return total.to(y.dtype)
 
