@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lora_lab import explorers, figures, figures_serving
+from lora_lab import explorers, figures, figures_conformance, figures_serving
 from lora_lab.experiments import column, recorded
 
 FOLDER = Path(__file__).resolve().parent.parent / "figures"
@@ -21,6 +21,7 @@ def draw_all() -> dict[str, Figure]:
         "book.png": figures.book(4096, rank=8),
         "dial.png": figures.dial(*(column(rows, f) for f in ("scale", "pirate_loss", "story_loss", "marker_words"))),
         "explorer.png": explorers.results().figure,
+        "conformance.png": figures_conformance.conformance(recorded("conformance")),
         "bench.png": figures_serving.bench(recorded("bench")["rows"]),
     }
 

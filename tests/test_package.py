@@ -31,7 +31,7 @@ ORDER = """
     models tasks generate scoring run_folder trainer finetune finetune_command pretrain model_card experiments
     runs short_runs measurements sweeps variant_costs
     figures figures_lowrank figures_results figures_scaling figures_counting figures_variants figures_breaks
-    figures_merging figures_serving
+    figures_merging figures_serving figures_conformance
     explorer explore_dial explore_live_dial explore_results explore_calculator explore_svd
     explore_diagram explore_training
     explorers figures_command live practice interview

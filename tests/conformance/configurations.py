@@ -134,7 +134,7 @@ def once(**more):
 
 
 @holds("14", "the modules adapted are those that peft's matcher names", EXACT, **once())
-def targets_match_as_in_pefts_matcher(impl, case):
+def targets_match_as_in_peft(impl, case):
     model = tree()
     paths = {p: m for p, m in model.named_modules() if p}
     meant = refused = 0

@@ -85,7 +85,7 @@ def pissa_converts_to_plain_lora(impl, case):
 
 @holds("19", "a DoRA file holds one magnitude for each layer, under the format's key", EXACT, dtypes=FLOAT,
        variants=("DoRA",))  # fmt: skip
-def dora_files_have_the_formats_keys(impl, case):
+def dora_files_have_the_usual_keys(impl, case):
     with tempfile.TemporaryDirectory() as folder:
         place = impl.save(impl.trained(case.model(), case.config()), folder)
         tensors = load_file(place / "adapter_model.safetensors")
