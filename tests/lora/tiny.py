@@ -149,9 +149,14 @@ def snapshot(model: nn.Module) -> tuple:
     record = model.__dict__.get("_lora_lab")
     noted = None
     if record is not None:
-        layers = {p: (list(m.active), list(m.merged), dict(m.scaling)) for p, m in record.layers.items()}
+        layers = {}
+        for path, m in record.layers.items():
+            kept = None if m.pristine is None else m.pristine.data_ptr()
+            layers[path] = (list(m.active), list(m.merged), dict(m.scaling), dict(m.used_rank), list(m.variants), kept)
         saved = {p: (list(m.active), list(m.copies)) for p, m in record.saved.items()}
-        noted = (list(record.configs), list(record.active), dict(record.scale), layers, saved, record.disabled)
+        flags = (record.disabled, record.mixed, record.merged_for_good, record.biases_trained, record.bias_owner)
+        noted = (dict(record.configs), dict(record.trainable), list(record.active), dict(record.scale), layers, saved)
+        noted += flags
     return (
         [(path, id(module), module.training) for path, module in model.named_modules()],
         [(path, p.requires_grad, p.data_ptr(), p.detach().clone()) for path, p in model.named_parameters()],
