@@ -87,12 +87,12 @@ class RunFolder:
         partial = self.path / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        if adapter_names(result.model):  # whole by itself
+        _write_json(partial / RESULT_FILE, result.record())
+        if adapter_names(result.model):  # leaves no half by itself
             storage.save_adapter(result.model, self.path, base_model_name=self.settings["model"])
         else:
             result.model.save_pretrained(partial)
             result.tokenizer.save_pretrained(partial)
-        _write_json(partial / RESULT_FILE, result.record())
         for file in sorted(partial.iterdir()):
             os.replace(file, self.path / file.name)
         shutil.rmtree(self.checkpoints)
