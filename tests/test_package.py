@@ -42,8 +42,8 @@ UPWARD = {("pretrain", "model_card")}
 STANDARD_LIBRARY_ALONE = set(
     "counting shapes flops memory count_command lessons query_language plain_errors result".split()
 )
-# DESIGN planned about 6,000 lines; six explorers, exact counting and the sweeps came to more than that.
-LONGEST_MODULE, LONGEST_PACKAGE = 400, 8800
+# DESIGN planned about 6,000 lines; six explorers, exact counting, the sweeps and the variants came to more than that.
+LONGEST_MODULE, LONGEST_PACKAGE = 400, 9050
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "numpy")
 
 
