@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -48,6 +49,8 @@ def bench(rows: Sequence[Mapping]) -> Figure:
     axes.set(
         xscale="log", ylim=(len(judged) - 0.4, -0.6), xlabel="ratio of times, paired by round (median and quartiles)"
     )
+    low, high = (math.log10(end) for end in axes.get_xlim())
+    axes.set_xlim(10 ** math.floor(low), 10 ** math.ceil(high))  # whole powers of ten, so that both ends have a number
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(False, axis="y")
     figure.legend(loc="outside upper right", ncols=3)
