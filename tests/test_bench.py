@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,3 +122,23 @@ def test_the_same_is_kept_for_the_backward():
     kept = kept_for_backward(32, tokens=8)
     # x [8, 32] for A's gradient and A x [8, 8] for B's, in float32
     assert kept == {"ours": 4 * 8 * (32 + 8), "peft": 4 * 8 * (32 + 8)}
+
+
+def test_readme_says_what_was_recorded():
+    """Each ratio in its table is that of a recorded row, in the order given there."""
+    rows = {(r["what"], r["size"], r["side"]): f"{r['ratio']:.3f}" for r in experiments.recorded("bench")["rows"]}
+    large, stack = ("d=4096", "ours"), "24 x 1024"
+    expected = {
+        "training step against": [rows["training step, mid-network", d, "ours"] for d in ("d=1024", "d=4096")],
+        "DoRA training step": [rows["DoRA training step", *large]],
+        "merge and exact unmerge": [rows["merge + exact unmerge", *large]],
+        "merge with the exact backup": [rows["merge, exact backup", "d=4096", side] for side in ("ours", "peft")],
+        "the same with `keep_backup": [rows["merge, keep_backup=False", "d=4096", side] for side in ("ours", "peft")],
+        "four adapters in one batch": [rows["mixed batch of 4 adapters", stack, side] for side in ("ours", "peft")],
+        "switching between two": [rows["switch there and back", stack, "ours"]],
+        "merged inference against": [rows["merged inference", d, "ours"] for d in ("d=1024", "d=4096")],
+    }
+    lines = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    for start, ratios in expected.items():
+        (line,) = (line for line in lines if line.startswith(f"| {start}"))
+        assert re.findall(r"\d\.\d{3}", line) == ratios
