@@ -142,8 +142,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if data.startswith(b"PK\x03\x04") or (data.startswith(b"\x80") and data.endswith(b".")):
             hint = "It looks like a pickle, which can run any code when it is opened, so it is not read here."
         raise ValueError(f"{path} is not a whole safetensors file ({len(data):,} bytes): {error}. {hint}") from None
-    # peft also reads keys in which the adapter's name was left.
-    named = {re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key): t for key, t in tensors.items()}
+    # peft also reads keys in which the adapter's name was left. Sorted: the library's order changes from run to run,
+    # and errors name the first.
+    named = {re.sub(r"\.(lora_[AB])\.[^.]+\.weight$", r".\1.weight", key): tensors[key] for key in sorted(tensors)}
     if len(named) < len(tensors):
         raise ValueError(f"{path} holds several adapters: some tensors differ only by an adapter's name in their keys")
     return named
