@@ -17,6 +17,17 @@ hypothesis.settings.load_profile("course")
 NO_SKIP = bool(os.environ.get("LORA_LAB_NO_SKIP"))
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny matrices gain nothing from a second thread, and one thread adds in the same order every time."""
+    import torch  # here: some tests are of code that needs no torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def outside_data() -> Path:
     """The folder named by LORA_LAB_DATA: text and models that others made, which this repository does not carry."""

@@ -15,13 +15,9 @@ from lora_lab import models
 WORDS = "the cat and the dog went down to the old red house where a small mouse sat by the fire".split()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny matrices gain nothing from a second thread, and one thread adds in the same order every time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def in_one_thread(one_thread):
+    """For every module of this folder."""
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from lora_lab import storage
 from lora_lab.adapters import add_adapter
@@ -16,13 +15,7 @@ from tests.fuzz.adapters import CONFIG, WEIGHTS, copy_of_plain, folders
 from tests.fuzz.mutations import KINDS
 from tests.fuzz.run import LOADED, REFUSED, WRONG, check, make, try_file
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_500_damaged_adapters():
