@@ -25,7 +25,7 @@ def is_conv1d(module: nn.Module) -> bool:
 
 
 class LoraLayer(nn.Module):
-    """What the LoRA layers share: several adapters by name beside one frozen `base`.
+    """What the LoRA layers share: several adapters by name beside one frozen `base`. Each gives `product(name, x)`.
 
     base: the frozen module. A, B, dropout: per adapter. scaling: {name: alpha / rank}. variants: what is not plain
     LoRA, by adapter. active: names used in the forward, in order; empty while merged. merged: names whose update is
@@ -116,10 +116,6 @@ class LoraLayer(nn.Module):
         if name in self.variants:
             return self.variants[name].update(self, name, x, y)
         return self.product(name, self.dropped(name, x))
-
-    def product(self, name: str, x: Tensor) -> Tensor:
-        """s B A x in the adapter's dtype, without dropout."""
-        raise NotImplementedError
 
     def dropped(self, name: str, x: Tensor) -> Tensor:
         """x in the adapter's dtype after its dropout; x itself where neither changes it."""

@@ -12,7 +12,8 @@ from lora_lab.record import RECORD, check_known, own_parameters, record_of
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a model with adapters; each is counted once, however many modules share it.
+    """Parameters of a model with adapters; each is counted once, however many modules share it. (VeRA's A and B are
+    views into shared ones, a parameter of each layer, and counted at each.)
 
     base: the model without them. adapter: A and B of every adapter. head: whole copies of `modules_to_save`.
     trainable: what an optimizer would change now. share_of_base: adapter / base. share_of_total: trainable / total.
