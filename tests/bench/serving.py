@@ -42,8 +42,8 @@ def mixed(size: int, layers: int, rows: int) -> Case:
 def merge_once(size: int, keep_backup: bool) -> Case:
     """One merge, check included, against the arithmetic alone: one `addmm_` into a weight. Undoing is not timed.
 
-    Each side runs once untimed right before it is timed: on a virtual machine, memory touched for the first time in a
-    while is fetched from the host, which takes ten times as long as the merge and says nothing about it.
+    Each side runs once untimed right before it is timed: a merge into memory that was not touched for a while took
+    two to three times as long on a busy virtual machine. Its host's paging is the likely reason; that is not proved.
     """
     ours, theirs = pair(size)
     record, layer = record_of(ours), ours[0]
