@@ -17,6 +17,16 @@ hypothesis.settings.load_profile("course")
 NO_SKIP = bool(os.environ.get("LORA_LAB_NO_SKIP"))
 
 
+MUTANTS_KILLED = pytest.StashKey[str]()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The last lines of a run: how many of the exercises' wrong answers were refused by name."""
+    score = terminalreporter.config.stash.get(MUTANTS_KILLED, None)
+    if score:
+        terminalreporter.write_line(score)
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Tiny matrices gain nothing from a second thread, and one thread adds in the same order every time."""
