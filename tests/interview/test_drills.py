@@ -1,0 +1,209 @@
+"""Drills: the answer agrees with a sum done another way, no mistake can be taken for another, and each is named."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+
+from lora_lab import drill_kinds, drills, shapes
+
+SEEDS = range(150)
+
+
+def numbers(text: str) -> list[int | float]:
+    """Every number in a drill's text, in order; those in a model's name are left out."""
+    for name in sorted(shapes.names(), key=len, reverse=True):
+        text = text.replace(name, "")
+    text = text.replace("10^9", "").replace("10^6", "")
+    found = re.findall(r"(?<!\w)\d[\d,]*(?:\.\d+)?", text)
+    return [float(n) if "." in n else int(n.rstrip(",").replace(",", "")) for n in found]
+
+
+def model_in(text: str) -> str:
+    return next(name for name in sorted(shapes.names(), key=len, reverse=True) if name in text)
+
+
+# The answer once more, from the drill's own words alone, by loops, fractions or a config: nothing of counting's.
+
+
+def count(text):
+    into, out, *_, rank = numbers(text)
+    return len(range(rank)) * into + sum(out for _ in range(rank))
+
+
+def gqa(text):
+    layers, hidden, heads, size, kv, rank = numbers(text)
+    return sum(rank * (hidden + rows * size) for _ in range(layers) for rows in (heads, kv))
+
+
+def all_linear(text):
+    config, rank = shapes.entry(model_in(text))["config"], int(re.search(r"rank (\d+)", text)[1])
+    h, m, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    kv = h // heads * config["num_key_value_heads"]
+    sides = [(h, h), (h, kv), (h, kv), (h, h), (h, m), (h, m), (m, h)]
+    return rank * config["num_hidden_layers"] * sum(map(sum, sides))
+
+
+def share(text):
+    base, layers, q_out, q_in, v_out, v_in, rank = numbers(text)
+    return float(Fraction(100 * layers * rank * (q_out + q_in + v_out + v_in), base))
+
+
+def fit(text):
+    card, billions, millions = numbers(text)[:3]
+    return card - 2 * billions - 16 * millions / 1000
+
+
+def alpha(text):
+    factor, rank = numbers(text)
+    return factor * (math.sqrt(rank) if "rsLoRA" in text else rank)
+
+
+def scaling(text):
+    given, rank = numbers(text)
+    return given / (math.sqrt(rank) if "rsLoRA" in text else rank)
+
+
+def break_even(text):
+    out, into = numbers(text)
+    return max(rank for rank in range(1, min(out, into) + 1) if rank * (out + into) <= out * into)
+
+
+def file(text):
+    rank, parameters = numbers(text)[:2]
+    return parameters * (2 if "bfloat16" in text else 4) / 1e6
+
+
+def nf4(text):
+    billions = numbers(text)[0]
+    blocks = billions * 1e9 / 64
+    scales = blocks * 8 + blocks / 256 * 32 if "256" in text else blocks * 32
+    return (billions * 1e9 * 4 + scales) / 8 / 1e9
+
+
+def budget(text):
+    millions, q_out, q_in, v_out, v_in, layers = numbers(text)
+    rank = 0
+    while layers * (rank + 1) * (q_out + q_in + v_out + v_in) <= millions * 10**6:
+        rank += 1
+    return rank
+
+
+def flops(text):
+    out, into, rank = numbers(text)
+    full = 3 * 2 * out * into
+    forward = 2 * out * into + 2 * rank * (into + out)
+    backward = 2 * out * into + 2 * rank * (into + out) + 2 * rank * (into + out)
+    return 100 * (forward + backward) / full
+
+
+ORACLES = {
+    f.__name__: f for f in (count, gqa, all_linear, share, fit, alpha, scaling, break_even, file, nf4, budget, flops)
+}
+
+
+def test_every_kind_has_an_oracle_and_there_are_at_least_eight():
+    assert set(ORACLES) == set(drills.KINDS) and len(drills.KINDS) >= 8
+
+
+@pytest.mark.parametrize("kind", drills.KINDS)
+def test_the_answer_agrees_with_the_sum_done_another_way(kind):
+    for seed in SEEDS:
+        drill = drills.make(kind, seed)
+        other = ORACLES[kind](drill.text)
+        if drill.tolerance == 0:
+            assert drill.answer == other and isinstance(drill.answer, int), drill
+        else:
+            assert abs(drill.answer - other) < drill.tolerance / 2, drill
+        assert drills.judge(drill, other).passed and drills.judge(drill, str(other)).passed
+        assert drills.judge(drill, drill.solution.rstrip(".% GBM").split()[-1]).passed, drill  # it ends in the answer
+
+
+@pytest.mark.parametrize("kind", drills.KINDS)
+def test_every_mistake_is_told_from_the_answer_and_from_the_others_and_is_named(kind):
+    for seed in SEEDS:
+        drill = drills.make(kind, seed)
+        assert len(drill.mistakes) >= 3
+        for one, other in itertools.combinations([drill.answer, *drill.mistakes.values()], 2):
+            assert abs(one - other) > 2 * drill.tolerance, drill
+        for name, value in drill.mistakes.items():
+            verdict = drills.judge(drill, value)
+            assert not verdict.passed and name in verdict.message and drills.HINTS[name] in verdict.message
+            assert verdict.message.startswith("not yet: ")
+
+
+@pytest.mark.parametrize("kind", drills.KINDS)
+def test_another_seed_gives_other_numbers_and_the_same_seed_the_same(kind):
+    texts = {drills.make(kind, seed).text for seed in SEEDS}
+    assert len(texts) > 50
+    assert drills.make(kind, 7) == drills.make(kind, 7)
+    assert drills.make(kind, 7).text == drills.make(kind, "7").text
+
+
+def test_the_same_numbers_in_every_process():
+    """Not by Python's own hash of a text, which differs from process to process."""
+    code = "from lora_lab import drills; print([drills.make(k, 'anna').answer for k in drills.KINDS])"
+    here = str([drills.make(kind, "anna").answer for kind in drills.KINDS])
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == here
+
+
+def test_frozen_numbers():
+    """Written down once: a change of the draw changes every class's papers, and should be seen."""
+    assert drills.make("count", 0).answer == 294912
+    assert drills.make("gqa", 0).answer == 33030144
+
+
+def test_every_hint_belongs_to_a_mistake():
+    named = {name for kind in drills.KINDS for seed in range(40) for name in drills.make(kind, seed).mistakes}
+    assert named == set(drill_kinds.HINTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("4,194,304", 4194304),
+        ("4 194 304 parameters", 4194304),
+        ("4_194_304", 4194304),
+        ("0.39 %", 0.39),
+        ("about 16.8 MB", 16.8),
+        ("-3.5", -3.5),
+        ("\u22123.5 GB", -3.5),
+        ("4.2e6", 4.2e6),
+        (".5", 0.5),
+        ("8 x 8192", None),
+        ("", None),
+        ("many", None),
+        ("nan", None),
+        ("1e999", None),
+        (float("inf"), None),
+        (True, None),
+        (None, None),
+        ([1], None),
+    ],
+)
+def test_reading_what_was_typed(text, number):
+    assert drills.read_number(text) == number
+
+
+@pytest.mark.parametrize("kind", drills.KINDS)
+@pytest.mark.parametrize("junk", [None, "", "many", [], {}, object(), 0, -1, float("nan"), 1e300, "9" * 5000, b"3"])
+def test_junk_is_answered_and_never_raises(kind, junk):
+    verdict = drills.judge(drills.make(kind, 1), junk)
+    assert not verdict.passed and verdict.message.startswith("not yet: ") and len(verdict.message) < 300
+
+
+def test_check_prints_the_message(capsys):
+    drill = drills.make("count", 0)
+    assert drill.check(str(drill.answer)).passed
+    assert capsys.readouterr().out == "Right: 294,912 parameters.\n"
+
+
+def test_an_unknown_kind_is_told_the_kinds():
+    with pytest.raises(ValueError, match="no drill 'counts'. Kinds are count, "):
+        drills.make("counts", 1)
