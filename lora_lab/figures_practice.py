@@ -14,7 +14,7 @@ Rows = Mapping[str, tuple[int, int, int]]  # lesson -> (solved, tried and not so
 @in_style
 def solved(rows: Rows) -> Figure:
     """Bars of exercises for each lesson: solved filled, tried hatched, open white, with the count beside each."""
-    figure, (axes,) = new_figure(height=0.6 + 0.3 * len(rows))
+    figure, (axes,) = new_figure(height=1.4 + 0.3 * len(rows))
     for at, (done, tried, every) in enumerate(rows.values()):
         axes.barh(at, done, color=BLUE, edgecolor=INK, label="solved" if at == 0 else None)
         axes.barh(at, tried, left=done, color="white", hatch="////", edgecolor=BLUE, label="tried" if at == 0 else None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_lab import exercises
+from lora_lab import exercises, quizzes
 from lora_lab import progress as progress_file
 from lora_lab.attempt import SECONDS, Attempt, NotYet, TookTooLong, Verdict, is_stub
 
@@ -20,8 +20,13 @@ _hints_given: dict[str, int] = {}
 def judge(name: str, answer: Any, *, seconds: float = SECONDS, **given: Any) -> Verdict:
     """Whether `answer` solves exercise `name`, and the line to say about it. Raises ValueError for an unknown name.
 
+    A question of a quiz ("04-1") is answered by its letter.
+
     `seconds` is what one call of the learner's function may take; `given` is what a lesson hands to its check.
     """
+    question = quizzes.find(name)
+    if question:
+        return quizzes.judge(question, answer)
     task = exercises.find(name)
     if is_stub(answer):
         return Verdict(False, "not yet: this is still the stub. Put your answer where the three dots are.")
@@ -40,7 +45,7 @@ def check(name: str, answer: Any, **given: Any) -> None:
     print(verdict.message)
     if is_stub(answer) or "three dots" in verdict.message:
         return
-    if not verdict.passed:
+    if not verdict.passed and not quizzes.find(name):
         print(f'(More help: practice.hint("{name}"). The solution is folded below.)')
     progress_file.record(name, verdict.passed)
 
@@ -59,8 +64,6 @@ def hint(name: str, number: int | None = None) -> None:
 
 def quiz(lesson: str) -> None:
     """Show the closing questions of a lesson ("04")."""
-    from lora_lab import quizzes
-
     quizzes.show(lesson)
 
 
