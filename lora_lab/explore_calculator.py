@@ -141,7 +141,7 @@ def fit_figure() -> tuple[Figure, Callable[[Mapping[str, Cost], str, float], Non
     axes.tick_params(axis="y", pad=18, length=0)
     axes.set_xticks(range(0, MOST + 1, 25), [f"{x} %" for x in range(0, MOST + 1, 25)])
     axes.grid(False, axis="y")
-    axes.axvspan(100, MOST, color="#f3e3dc", lw=0, zorder=0)
+    axes.axvspan(100, MOST, color=figures.WORSE, lw=0, zorder=0)
     axes.text(MOST - 2, -0.42, "does not fit", ha="right", va="center", fontsize=8.5, zorder=2)
     moving = {"animated": True, "in_layout": False, "zorder": 3}
     bars = [

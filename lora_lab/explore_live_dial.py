@@ -137,7 +137,7 @@ def surprise_figure(tokens: int) -> tuple[Figure, Callable[[Sequence[float], Seq
     axes.set(xlim=(0, tokens + 1), yscale="log", ylim=(RAREST / 2, 2))
     axes.set(xlabel="token written", ylabel="probability of the token")
     moving = {"animated": True, "in_layout": False, "zorder": 3}  # over the frame, as in a move; moves no axes
-    gaps = axes.vlines([], [], [], color="#bbbbbb", lw=3, **moving)
+    gaps = axes.vlines([], [], [], color=figures.GREY, lw=2, **moving)
     labels = ("with the adapters", "to the base model alone")
     lines = [
         axes.plot([], [], label=label, **figures.cues(i) | {"linestyle": ""} | moving)[0]

@@ -62,7 +62,7 @@ def results_figure(cells: Mapping[Setting, Cell], before: Mapping[str, float]) -
     gain = before["loss"] - lowest
     top, forgotten = before["loss"] + gain / 6, before["base_loss"] + gain / 2
     figure, (left, right) = figures.new_figure(7.8, 3.6, widths=(1.15, 1))
-    worse = {"color": "#f3e3dc", "lw": 0, "zorder": 0}
+    worse = {"color": figures.WORSE, "lw": 0, "zorder": 0}
     left.axhspan(before["loss"], 2 * top, **worse)
     right.axvspan(before["loss"], 2 * top, **worse)
     left.axhline(before["loss"], color=figures.INK, lw=1, ls="--")

@@ -31,7 +31,7 @@ def training_figure(first: Sequence[float]) -> tuple[Figure, Callable[[Sequence[
         steps, np.clip(first, LOW, HIGH), color=figures.GREY, ls=":", label="as it started", zorder=2.7, **cut
     )
     (now,) = axes.plot([], [], label="this student", animated=True, zorder=3, markevery=20, **figures.cues(0), **cut)
-    (floor,) = axes.plot([], [], color=figures.ORANGE, ls="--", animated=True, zorder=2.8, **cut)
+    (floor,) = axes.plot([], [], color=figures.OCHRE, ls="--", animated=True, zorder=2.8, **cut)
     floor.set_label("least loss at this rank")
     figure.legend(handles=[now, floor, before], ncols=3, loc="outside upper left")
 

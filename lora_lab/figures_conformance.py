@@ -15,7 +15,7 @@ STATES = {
     "holds in every cell": ("o", figures.BLUE, figures.BLUE),
     "holds within the tolerance of peft's own tests": ("o", figures.BLUE, "white"),
     "refused in some cells, by an error that says so": ("s", figures.GREY, "white"),
-    "fails in some cells": ("v", figures.ORANGE, figures.ORANGE),
+    "fails in some cells": ("v", figures.OCHRE, figures.OCHRE),
     "fails in every cell": ("X", figures.RED, figures.RED),
 }
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
-from lora_lab.figures import GREY, INK, cues, in_style, new_figure
+from lora_lab.figures import GREY, INK, cues, in_style, ink_on, new_figure
 
 
 @in_style
@@ -37,7 +37,8 @@ def equation(*parts: tuple[str, ArrayLike] | str) -> Figure:
         for (row, column), value in np.ndenumerate(matrix):
             colour = shade(0.5 - 0.35 * value / largest)
             axes.add_patch(Rectangle((left + column, top + row), 1, 1, facecolor=colour, edgecolor="white", lw=1.5))
-            axes.text(left + column + 0.5, top + row + 0.5, f"{value:g}", ha="center", va="center", color=INK)
+            ink = ink_on(colour)
+            axes.text(left + column + 0.5, top + row + 0.5, f"{value:g}", ha="center", va="center", color=ink)
         label = f"{name}\n[{matrix.shape[0]}, {matrix.shape[1]}]"
         axes.text(left + matrix.shape[1] / 2, top - 0.15, label, ha="center", va="bottom", fontsize=9, color=INK)
         left += matrix.shape[1] + 0.5

@@ -90,9 +90,7 @@ def pareto(
     figure, (axes,) = figures.new_figure(7.0, 3.8)
     for i, label in enumerate(learned):
         look = figures.cues(i) | {"linestyle": ""}
-        if i >= len(figures.COLOURS):  # the colours come round again: an open marker says so
-            look["fillstyle"] = "none"
-        axes.plot(learned[label], forgotten[label], alpha=0.45, ms=4, **look)
+        axes.plot(learned[label], forgotten[label], ms=3, **look)
         mean = [[spread(values[label])[1]] for values in (learned, forgotten)]
         axes.plot(*mean, ms=9, mew=1.5, label=str(label), **look)
     if before is not None:
@@ -116,8 +114,8 @@ def by_setting(
     figure, (axes,) = figures.new_figure(7.0, 0.9 + 0.36 * len(groups))
     for y, values in enumerate(groups.values()):
         low, mean, high = spread(values)
-        axes.plot([low, high], [y, y], color=figures.SKY, lw=7, solid_capstyle="butt", alpha=0.6)
-        axes.plot(values, [y] * len(values), "|", color=figures.BLUE, ms=11)
+        axes.plot([low, high], [y, y], color=figures.GREY, lw=7, solid_capstyle="butt", alpha=0.35)
+        axes.plot(values, [y] * len(values), "|", color=figures.BLUE, ms=11, mew=1.6)
         axes.plot([mean], [y], "D", color=figures.INK, ms=6)
     if before is not None:
         axes.axvline(before, color=figures.GREY, ls="--", lw=1.3)

@@ -25,7 +25,7 @@ def strips(panels: Mapping[str, Mapping[str, Sequence[float]]], reference: str |
         if reference is not None:
             axes.axvspan(min(panel[reference]), max(panel[reference]), color=figures.GREY, alpha=0.25, lw=0)
         for at, values in enumerate(panel.values()):
-            axes.plot(values, [at] * len(values), "o", ms=5, alpha=0.7, mew=0, color=figures.BLUE)
+            axes.plot(values, [at] * len(values), "o", ms=5.5, mew=0.5, mec="white", color=figures.BLUE)
             axes.plot([math.fsum(values) / len(values)], [at], "|", ms=13, mew=2, color=figures.INK)
         axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
         axes.set_yticks(range(len(rows)), rows if axes is all_axes[0] else [""] * len(rows))

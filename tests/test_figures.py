@@ -75,10 +75,10 @@ def test_the_diagram_counts_the_numbers_of_its_own_shapes():
 def test_the_book_colours_exactly_the_pages_of_a_and_b():
     figure = figures.book(64, rank=3)
     pages = [p for p in figure.axes[0].patches if isinstance(p, Rectangle)]
-    coloured = {"A": figures.BLUE, "B": figures.ORANGE}
+    coloured = {"A": figures.BLUE, "B": figures.OCHRE}
     count = {name: sum(same_color(p.get_facecolor(), c) for p in pages) for name, c in coloured.items()}
     assert (len(pages), count) == (64, {"A": 3, "B": 3})
-    assert all(p.get_hatch() for p in pages if same_color(p.get_facecolor(), figures.ORANGE))
+    assert all(p.get_hatch() for p in pages if same_color(p.get_facecolor(), figures.OCHRE))
     assert f"{100 * 6 / 64:.2f} %" in texts(figure) and "4,096 numbers" in texts(figure)
 
 
