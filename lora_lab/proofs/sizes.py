@@ -113,17 +113,15 @@ def count_head_size(model: str = "Qwen3-0.6B", rank: int = 8) -> Result:
     }
 
 
-def count_fused(hidden: int = 768, rank: int = 8) -> Result:
-    """One adapter on q, k and v kept in one matrix [3 x hidden, hidden], as in GPT-2, against three adapters."""
-    fused = counting.lora_parameters(3 * hidden, hidden, rank)
-    apart = 3 * counting.lora_parameters(hidden, hidden, rank)
+def count_fused(hidden: int = 768, rank: int = 8, parts: int = 3) -> Result:
+    """One adapter on `parts` projections kept in one matrix, as GPT-2 keeps q, k and v, against one for each."""
+    fused = counting.lora_parameters(parts * hidden, hidden, rank)
+    apart = parts * counting.lora_parameters(hidden, hidden, rank)
     c_attn = next(m for m in shapes.known("GPT-2").matrices if m.name == "c_attn")
     return {
         "fused": fused,
         "apart": apart,
         "ratio": fused / apart,
-        "rows_of_a_fused": rank,
-        "rows_of_a_apart": 3 * rank,
         "gpt2_is_fused": (c_attn.out_features, c_attn.in_features) == (3 * 768, 768),
         "fused_is_smaller": fused < apart,
     }
@@ -196,15 +194,18 @@ def count_last_rank_below(model: str = "Llama-2-7B", limit: float = 0.01) -> Res
     }
 
 
-def count_break_even(out_features: int = 4096, in_features: int = 4096, oblong: int = 1024) -> Result:
-    """The rank at which A and B have as many numbers as W [out, in]; `oblong`: outputs of a second, flatter matrix."""
+def count_break_even(out_features: int = 4096, in_features: int = 4096, flat: int = 1024, above: int = 4096) -> Result:
+    """The rank at which A and B have as many numbers as W [out, in], and what they have at a rank `above` it.
+
+    flat: outputs of a second matrix, with as many inputs.
+    """
     rank = counting.break_even_rank(out_features, in_features)
     whole = out_features * in_features
     return {
         "rank": rank,
-        "oblong_rank": counting.break_even_rank(oblong, in_features),
-        "twice_the_matrix": counting.lora_parameters(out_features, in_features, 2 * rank) / whole,
-        "as_large_at_it": counting.lora_parameters(out_features, in_features, rank) <= whole,
+        "flat_rank": counting.break_even_rank(flat, in_features),
+        "times_the_matrix": counting.lora_parameters(out_features, in_features, above) / whole,
+        "no_larger_at_it": counting.lora_parameters(out_features, in_features, rank) <= whole,
         "larger_above_it": counting.lora_parameters(out_features, in_features, rank + 1) > whole,
     }
 

@@ -73,7 +73,8 @@ def numbers_in(text: str) -> list[Number]:
         digits = mantissa.lstrip("-").replace(".", "").lstrip("0")
         significant = len(digits if decimals else digits.rstrip("0"))
         counts = bool(significant >= 3 or match["unit"] or match["times"])
-        place = (match.start("number"), match.end())
+        scaled = match["unit"] in SCALES  # "13.5 GB" goes with its unit, "2 times" and "2" are one number
+        place = (match.start("number"), match.end() if scaled else match.end("number"))
         found.append(Number(match[0], float(mantissa) * scale, scale * 0.5 * 10.0**-decimals, counts, *place))
     return found
 
