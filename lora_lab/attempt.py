@@ -137,11 +137,19 @@ class Attempt:
     given: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = SECONDS
 
-    def __call__(self, *args: Any, may_change: bool = False, of: Callable | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        *args: Any,
+        may_change: bool = False,
+        may_be_none: bool = False,
+        of: Callable | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """What the learner's function (or `of`, one of several) returns for copies of `args`.
 
-        With `may_change` it gets the arguments themselves, for functions that are meant to change them. Raises NotYet
-        when it raises, does not end, changes an argument, returns nothing, or is still the stub.
+        With `may_change` it gets the arguments themselves, for functions that are meant to change them; with
+        `may_be_none` None is a result. Raises NotYet when it raises, does not end, changes an argument, returns
+        nothing, or is still the stub.
         """
         function = self.answer if of is None else of
         name = getattr(function, "__name__", self.name)
@@ -172,7 +180,7 @@ class Attempt:
                 f"{name} changes its input: what it was given is not the same afterwards. Work on a copy, or make a "
                 "new array instead of writing into the old one."
             )
-        if result is None and not may_change:
+        if result is None and not (may_change or may_be_none):
             raise NotYet(f"{name} returns None: is there a return?")
         return result
 
@@ -216,7 +224,7 @@ class Attempt:
             raise NotYet(f"{what} should be {count} things, separated by commas; it is {short(value)}.")
         return tuple(value)
 
-    # --- and whether it is ---------------------------------------------------------------------------------------------
+    # --- and whether it is ----------------------------------------------------------------------------------------
 
     def agree(
         self, got: Any, right: Any, mistakes: Mapping[str, Any] | None = None, case: str = "", tolerance: float = 1e-6
