@@ -1,57 +1,21 @@
-"""What the card says, computed: counts, the order of A and B, alpha, what rank buys, merging, subspaces."""
+"""What the card says and no other module proves: the book, the order of A and B, what rank buys, subspaces."""
 
 from __future__ import annotations
 
 from lora_lab.proofs import Result
 
-SEVEN_BILLION = ("Llama-2-7B", "Mistral-7B-v0.1", "Llama-3.1-8B", "Qwen2.5-7B")
 
-
-def claim_one_matrix(rank: int = 8, out_features: int = 4096, in_features: int = 4096) -> Result:
-    """Numbers of one W [out, in] and of its adapter, the adapter's share, and the rank at which it is as large as W.
-
-    Pages: numbers over the length of a row of W. Source: Hu et al. 2021, section 4.1; the card.
-    """
-    from lora_lab import counting
-
-    whole = out_features * in_features
-    a, b = rank * in_features, out_features * rank
+def claim_book_pages(rank: int = 8, width: int = 4096) -> Result:
+    """The card's book: a page is a row of W [width, width]; the pages that A and B fill, and their share of it."""
+    whole, a, b = width * width, rank * width, width * rank
     return {
-        "matrix": whole,
-        "adapter": counting.lora_parameters(out_features, in_features, rank),
+        "book": whole // width,
+        "pages_of_a": a // width,
+        "pages_of_b": b // width,
+        "pages": (a + b) // width,
         "share": (a + b) / whole,
-        "one_in": whole / (a + b),
-        "break_even_rank": counting.break_even_rank(out_features, in_features),
-        "book_pages": out_features,
-        "pages_of_a": a / in_features,
-        "pages_of_b": b / in_features,
-        "pages": (a + b) / in_features,
-        "share_of_the_pages_of_a": a / whole,
-        "package_counts_alike": counting.lora_parameters(out_features, in_features, rank) == a + b,
-        "smaller_than_the_matrix": a + b < whole,
-    }
-
-
-def claim_seven_billion(rank: int = 8, targets: str = "q_proj,v_proj") -> Result:
-    """Numbers that train in four models "of 7B", and their share of the base: one recipe, several counts.
-
-    The shapes are the published configs'. Source: Hu et al. 2021 for q and v.
-    """
-    from lora_lab import counting, shapes
-
-    result: Result = {}
-    counts = {}
-    for name in SEVEN_BILLION:
-        base = shapes.known(name).total
-        counts[name] = counting.lora(shapes.known(name), rank, targets)
-        key = name.lower().replace("-", "_").replace(".", "_")
-        result |= {f"{key}_base": base, f"{key}_trained": counts[name], f"{key}_share": counts[name] / base}
-    whole = shapes.known("Llama-2-7B").total
-    return result | {
-        "share_of_base_plus_adapter": counts["Llama-2-7B"] / (whole + counts["Llama-2-7B"]),
-        "seven_billion_over_the_count": 7e9 / whole,
-        "newer_models_train_fewer": max(n for name, n in counts.items() if name != "Llama-2-7B") < counts["Llama-2-7B"],
-        "within_four_percent_of_seven_billion": abs(7e9 / whole - 1) < 0.04,
+        "share_of_a_alone": a / whole,
+        "half_of_it_is_b": (a + b) // width == 2 * rank,
     }
 
 
@@ -76,59 +40,6 @@ def claim_order_of_the_factors(width: int = 6, rank: int = 2, scale: float = 2.0
         "column_row_and_torch_agree": bool(np.allclose(column, row) and np.allclose(column, batch)),
         "a_b_x_is_another_vector": not np.allclose(written, column),
         "a_b_is_the_transpose": bool(np.allclose(card_a @ card_b, (b @ a).T)),
-    }
-
-
-def claim_scale(alpha: float = 16, rank: int = 8, other_rank: int = 16) -> Result:
-    """alpha / rank as a layer of this package has it, at two ranks, and with rsLoRA's root of the rank."""
-    from lora_lab.config import LoraConfig
-
-    def scaling(r: int, rooted: bool = False) -> float:
-        return LoraConfig(rank=r, alpha=alpha, target_modules=["q_proj"], use_rslora=rooted).scaling("q_proj")
-
-    return {
-        "scale": scaling(rank),
-        "scale_at_the_other_rank": scaling(other_rank),
-        "scale_rslora": scaling(rank, rooted=True),
-        "scale_rslora_at_the_other_rank": scaling(other_rank, rooted=True),
-        "alpha_over_rank": scaling(rank) == alpha / rank and scaling(other_rank) == alpha / other_rank,
-        "rslora_is_alpha_times_root_of_rank": abs(scaling(rank, rooted=True) - alpha * rank**0.5 / rank) < 1e-12,
-    }
-
-
-def claim_higher_alpha(alpha: float = 4.0, higher: float = 64.0, lr: float = 0.1) -> Result:
-    """While training, alpha has an optimum: on the toy teacher, SGD at one rate learns more, then diverges.
-
-    Loss after 100 steps, 1 is nothing learned; inf stands for a run that diverged.
-    """
-    from lora_lab import teacher_student
-
-    task = teacher_student.problem(32, 4, seed=0)
-    low, high, too_high = (
-        float(teacher_student.train(task, 4, a, lr, 100, optimizer="sgd")[-1]) for a in (alpha, higher, 16 * higher)
-    )
-    return {
-        "loss": low,
-        "loss_higher": high,
-        "diverged_sixteen_times_higher": too_high == float("inf"),
-        "more_alpha_helps_at_first": high < low,
-    }
-
-
-def claim_conventions(rank: int = 8) -> Result:
-    """alpha / rank in settings that sources use or recommend: "alpha = 2 x rank" is one of several habits.
-
-    Sources: peft 0.21 `LoraConfig`; Hu et al. 2021, tables 9 to 11; artidoro/qlora, qlora.py; Biderman et al. 2024,
-    section 4.7; "LoRA Without Regret" (Thinking Machines 2025).
-    """
-    used = {"peft": (8, 8), "gpt2": (4, 32), "roberta_large": (8, 16), "qlora": (64, 16), "learns_less": (256, 512)}
-    used |= {"without_regret": (512, 32), "card": (rank, 2 * rank)}
-    factors = {name: alpha / r for name, (r, alpha) in used.items()}
-    return {f"factor_{name}": factor for name, factor in factors.items()} | {
-        "largest_over_smallest": max(factors.values()) / min(factors.values()),
-        "at_two": sum(factor == 2 for factor in factors.values()),
-        "card_is_two_at_any_rank": factors["card"] == 2,
-        "others_differ": len({factor for name, factor in factors.items() if name != "card"}) > 2,
     }
 
 
@@ -177,25 +88,6 @@ def claim_no_approximation(rank: int = 1) -> Result:
     return result
 
 
-def claim_share_by_rank(rank: int = 8, higher: int = 32) -> Result:
-    """Share of Llama-2-7B that LoRA trains, on q and v and on all linear layers: when it is under 1 %, when not."""
-    from lora_lab import counting, shapes
-
-    llama = shapes.known("Llama-2-7B")
-
-    def share(r: int, targets: str) -> float:
-        return counting.lora(llama, r, targets) / llama.total
-
-    return {
-        "q_and_v": share(rank, "q_proj,v_proj"),
-        "all_linear": share(rank, counting.ALL_LINEAR),
-        "all_linear_higher": share(higher, counting.ALL_LINEAR),
-        "all_linear_256": share(256, counting.ALL_LINEAR),
-        "under_one_percent": share(rank, counting.ALL_LINEAR) < 0.01,
-        "no_longer_at_the_higher_rank": share(higher, counting.ALL_LINEAR) > 0.01,
-    }
-
-
 def claim_full_update_has_no_low_rank(share: float = 0.9) -> Result:
     """Directions that hold `share` of what full fine-tuning added to a real matrix, beside what LoRA needs to suffice.
 
@@ -225,25 +117,6 @@ def claim_full_update_has_no_low_rank(share: float = 0.9) -> Result:
         "not_of_low_rank": needed > 16,
         "not_like_noise": needed < 0.7 * by_chance,
         "rank_1_makes_most_of_the_gain": gain["rank 1"] / gain["full"] > 0.8,
-    }
-
-
-def claim_where_counts(cheap: str = "all linear", dear: str = "all attention") -> Result:
-    """One budget of parameters on the attention alone and on every linear layer (recorded: targets), five seeds."""
-    from statistics import mean
-
-    from lora_lab import experiments
-
-    where = experiments.best_rows(experiments.recorded("targets")["rows"])
-    loss = {label: [row["loss"] for row in where["pirate", label]] for label in (cheap, dear, "MLP", "q, v")}
-    trained = {label: where["pirate", label][0]["trainable"] for label in loss}
-    return {
-        "parameters": trained[cheap],
-        "loss_all_linear": mean(loss[cheap]),
-        "loss_all_attention": mean(loss[dear]),
-        "same_budget": trained[cheap] == trained[dear],
-        "all_linear_beats_attention": max(loss[cheap]) < min(loss[dear]),
-        "mlp_beats_attention": max(loss["MLP"]) < min(loss[dear]),
     }
 
 

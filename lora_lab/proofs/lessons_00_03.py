@@ -39,43 +39,6 @@ def l00_only_a_and_b_move(rank: int = 4, steps: int = 3) -> Result:
     }
 
 
-def l00_the_dial(scale: float = 1.0, twice: float = 2.0) -> Result:
-    """One trained adapter turned from 0 to `twice`: losses on pirate and on plain stories (recorded: dial)."""
-    from lora_lab import experiments
-
-    at = {row["scale"]: row for row in experiments.recorded("dial")["rows"]}
-    pirate, plain = ({s: row[f"{kind}_loss"] for s, row in at.items()} for kind in ("pirate", "story"))
-    return {
-        "pirate_off": pirate[0],
-        "pirate_as_trained": pirate[scale],
-        "pirate_twice": pirate[twice],
-        "plain_off": plain[0],
-        "plain_twice": plain[twice],
-        "pirate_words_as_trained": at[scale]["marker_words"],
-        "it_helps": pirate[scale] < pirate[0],
-        "twice_helps_less": pirate[scale] < pirate[twice] < pirate[0],
-        "twice_costs_on_what_it_knew": plain[twice] > plain[0] + 0.3,
-        "louder_is_more_pirate": at[twice]["marker_words"] > at[scale]["marker_words"] > at[0]["marker_words"],
-    }
-
-
-def l00_same_recipe_other_counts(rank: int = 8, other_rank: int = 16) -> Result:
-    """One recipe changed in one thing at a time: another model, another rank, other matrices, another count."""
-    from lora_lab import counting, shapes
-
-    llama, newer = shapes.known("Llama-2-7B"), shapes.known("Llama-3.1-8B")
-    first = counting.lora(llama, rank, "q_proj,v_proj")
-    return {
-        "llama_2_7b": first,
-        "another_model": counting.lora(newer, rank, "q_proj,v_proj"),
-        "another_rank": counting.lora(llama, other_rank, "q_proj,v_proj"),
-        "other_matrices": counting.lora(llama, rank, counting.ALL_LINEAR),
-        "model_matters": counting.lora(newer, rank, "q_proj,v_proj") != first,
-        "rank_matters": counting.lora(llama, other_rank, "q_proj,v_proj") != first,
-        "matrices_matter": counting.lora(llama, rank, counting.ALL_LINEAR) != first,
-    }
-
-
 def l01_rows_are_mixtures(out_features: int = 12, in_features: int = 10, rank: int = 3) -> Result:
     """A reads x into `rank` numbers, B writes them; every row of B A is in the span of A's rows; its rank."""
     import numpy as np

@@ -8,36 +8,6 @@ from __future__ import annotations
 from lora_lab.proofs import Result
 
 
-def l04_traps(rank: int = 8) -> Result:
-    """Five ways to count wrongly: grouped queries, heads, fused matrices, tied tables, and what a share is of."""
-    from lora_lab import counting, shapes
-
-    mistral, qwen, gpt2 = (shapes.known(name) for name in ("Mistral-7B-v0.1", "Qwen3-0.6B", "GPT-2"))
-    q, v = (next(m for m in mistral.matrices if m.name == name) for name in ("q_proj", "v_proj"))
-    fused = counting.lora(gpt2, rank, "c_attn") // gpt2.layers
-    apart = 3 * counting.lora_parameters(gpt2.hidden, gpt2.hidden, rank)
-    table = gpt2.vocabulary * gpt2.hidden
-    llama = shapes.known("Llama-2-7B")
-    trained = counting.lora(llama, 256)
-    return {
-        "v_of_mistral": counting.lora_parameters(v.out_features, v.in_features, rank),
-        "q_of_mistral": counting.lora_parameters(q.out_features, q.in_features, rank),
-        "width_of_the_heads_of_qwen3": qwen.heads * qwen.head_size,
-        "hidden_of_qwen3": qwen.hidden,
-        "fused": fused,
-        "apart": apart,
-        "gpt2": gpt2.total,
-        "gpt2_with_a_head_of_its_own": gpt2.total + table,
-        "of_base": counting.share_of_base(trained, llama.total),
-        "of_base_plus_adapter": counting.share_of_total(trained, llama.total),
-        "v_is_smaller": v.out_features < q.out_features,
-        "heads_need_not_fill_the_width": qwen.heads * qwen.head_size != qwen.hidden,
-        "fused_share_an_a": apart - fused == 2 * rank * gpt2.hidden,
-        "tied_counted_once": sum(m.out_features == gpt2.vocabulary for m in gpt2.embeddings) == 1,
-        "two_shares": counting.share_of_base(trained, llama.total) > counting.share_of_total(trained, llama.total),
-    }
-
-
 def l04_what_stays(rank: int = 8, targets: str = "q_proj,v_proj") -> Result:
     """Bytes of Llama-2-7B's states in training: 16 for each parameter in full, 2 for a frozen one; NF4's bits.
 
@@ -94,23 +64,6 @@ def l04_tokens(tokens: int = 8192) -> Result:
         "they_grow_with_tokens": by_token("lora", "activations") == by_token("lora", "logits") == 64,
         "they_stay": memory.memory(llama, "lora")["logits"] == memory.memory(llama, "full")["logits"],
         "the_more_tokens_the_less_saved": small[1] > small[0] and large[1] > large[0],
-    }
-
-
-def l04_work_and_file(rank: int = 8, targets: str = "q_proj,v_proj", length: int = 512) -> Result:
-    """LoRA's share of the FLOPs of a training step of Llama-2-7B, and its bfloat16 file beside the model's."""
-    from lora_lab import counting, flops, shapes
-
-    llama = shapes.known("Llama-2-7B")
-    share = flops.step(llama, length, how="lora", rank=rank, targets=targets) / flops.step(llama, length)
-    trained = counting.lora(llama, rank, targets)
-    return {
-        "work": share,
-        "saved": 1 - share,
-        "model_over_adapter": llama.total / trained,
-        "model_file": 2 * llama.total,
-        "adapter_file": counting.adapter_bytes(llama, rank, targets, 2),
-        "a_third_of_the_work": abs(1 - share - 1 / 3) < 0.01,
     }
 
 

@@ -14,7 +14,8 @@ def l06_dial_is_not_loss(quarter: float = 0.25) -> Result:
 
     from lora_lab import experiments
 
-    loss = {row["scale"]: row["pirate_loss"] for row in experiments.recorded("dial")["rows"]}
+    rows = experiments.recorded("dial")["rows"]
+    loss, plain = ({row["scale"]: row[f"{kind}_loss"] for row in rows} for kind in ("pirate", "story"))
     turns = [loss[k * quarter] for k in range(5)]
     falls = [a - b for a, b in pairwise(turns)]
     return {
@@ -22,14 +23,17 @@ def l06_dial_is_not_loss(quarter: float = 0.25) -> Result:
         "last_turn": falls[-1],
         "lowest_at": min(loss, key=loss.get),
         "loss_is_not_proportional": falls[0] > 2 * falls[-1],
+        "plain_stories_at_0": plain[0],
+        "plain_stories_at_2": plain[2],
         "more_is_not_better": loss[2] > loss[1],
+        "and_costs_on_what_it_knew": plain[2] > plain[0] + 0.3,
     }
 
 
-def l06_alpha_is_a_learning_rate(times: float = 4.0) -> Result:
-    """alpha x c against B's learning rate x c^2 (SGD) and x c (Adam): largest relative difference of the loss curves.
+def l06_epsilon_breaks_it(times: float = 4.0, eps: float = 1e-4) -> Result:
+    """alpha x c against B's rate x c under Adam, as relative difference of the loss curves, with and without epsilon.
 
-    The toy teacher in float64, 200 steps; then what breaks it: Adam's epsilon, and a decoupled weight decay.
+    The toy teacher in float64, 200 steps.
     """
     import numpy as np
 
@@ -37,48 +41,19 @@ def l06_alpha_is_a_learning_rate(times: float = 4.0) -> Result:
 
     task = teacher_student.problem(32, 4, seed=0)
 
-    def apart(optimizer: str, lr: float, factor: float, **more) -> float:
-        how = {"rank": 4, "lr": lr, "steps": 200, "optimizer": optimizer, "eps": 1e-30} | more
+    def apart(size: float) -> float:
+        how = {"rank": 4, "lr": 0.002, "steps": 200, "eps": size}
         one = teacher_student.train(task, alpha=times, **how)
-        other = teacher_student.train(task, alpha=1.0, lr_b=factor * lr, **how)
+        other = teacher_student.train(task, alpha=1.0, lr_b=times * 0.002, **how)
         return float(np.max(np.abs(other / one - 1)))
 
-    found = {
-        "sgd_rate_times_c_squared": apart("sgd", 0.2, times**2),
-        "sgd_rate_times_c": apart("sgd", 0.02, times),
-        "adam_rate_times_c": apart("adam", 0.002, times),
-        "adam_with_a_large_epsilon": apart("adam", 0.002, times, eps=1e-4),
-        "adam_with_weight_decay": apart("adam", 0.002, times, weight_decay=0.1),
-    }
-    return found | {
-        "exact_for_sgd": found["sgd_rate_times_c_squared"] < 1e-9,
-        "not_with_c_alone": times == 1 or found["sgd_rate_times_c"] > 0.01,
-        "exact_for_adam": found["adam_rate_times_c"] < 1e-9,
-        "epsilon_and_decay_break_it": min(found["adam_with_a_large_epsilon"], found["adam_with_weight_decay"]) > 0.01,
-    }
-
-
-def l06_first_step_by_rank(highest: int = 64, width: int = 128) -> Result:
-    """Slope, in the rank, of what the first step takes off the loss, for both optimizers and rules: 0 is level.
-
-    Source of the rules: Hu et al. 2021 (alpha / r), Kalajdzievski 2023 (alpha / sqrt(r)).
-    """
-    from lora_lab import teacher_student
-
-    task = teacher_student.problem(width, width // 4, seed=0)
-    ranks = [2**k for k in range(12) if 2**k <= highest]
-    slopes = {
-        (optimizer, rule): teacher_student.slope(
-            ranks, [1 - teacher_student.train(task, r, 1.0, lr, 1, rule, optimizer)[1] for r in ranks]
-        )
-        for optimizer, lr in (("sgd", 0.1), ("adam", 1e-4))
-        for rule in ("alpha/r", "alpha/sqrt(r)")
-    }
-    keys = {"alpha/r": "alpha_over_r", "alpha/sqrt(r)": "alpha_over_root_r"}
-    return {f"{o}_{keys[rule]}": slope for (o, rule), slope in slopes.items()} | {
-        "level_for_sgd_under_the_root": abs(slopes["sgd", "alpha/sqrt(r)"]) < 0.1,
-        "level_for_adam_under_r": abs(slopes["adam", "alpha/r"]) < 0.1,
-        "and_not_the_other_way_round": slopes["sgd", "alpha/r"] < -0.8 and slopes["adam", "alpha/sqrt(r)"] > 0.4,
+    without, usual, large = apart(1e-30), apart(1e-8), apart(eps)
+    return {
+        "without_epsilon": without,
+        "with_the_usual": usual,
+        "with_a_large_one": large,
+        "exact_without": without < 1e-9,
+        "broken_with": usual > 1e-9 and large > 0.01,
     }
 
 

@@ -257,31 +257,6 @@ def l09_one_thing_each(rank: int = 4) -> Result:
     }
 
 
-def l09_one_dial(alpha: float = 8, rank: int = 4, ratio: float = 16) -> Result:
-    """rsLoRA's factor and LoRA's at alpha x sqrt(rank); LoRA+ and LoRA at alpha x ratio, loss by loss under Adam."""
-    import numpy as np
-
-    from lora_lab import teacher_student
-    from lora_lab.config import LoraConfig
-
-    rooted, louder = (
-        LoraConfig(rank=rank, alpha=a, target_modules=["q_proj"], use_rslora=switch).scaling("q_proj")
-        for a, switch in ((alpha, True), (alpha * rank**0.5, False))
-    )
-    how = {"task": teacher_student.problem(32, 4, seed=0), "rank": rank, "lr": 5e-4, "steps": 200, "eps": 1e-30}
-    plus = teacher_student.train(alpha=1.0, lr_b=ratio * 5e-4, **how)
-    high, low = (teacher_student.train(alpha=a, **how) for a in (ratio, 1.0))
-    return {
-        "rslora": rooted,
-        "lora_at_alpha_times_root": louder,
-        "lora_plus_against_alpha_times_ratio": float(np.max(np.abs(plus / high - 1))),
-        "lora_plus_against_alpha": float(np.max(np.abs(plus / low - 1))),
-        "rslora_is_lora_at_alpha_times_root": rooted == louder,
-        "lora_plus_is_lora_at_alpha_times_ratio": bool(np.allclose(plus, high, rtol=1e-9)),
-        "and_not_at_the_same_alpha": ratio == 1 or not np.allclose(plus, low, rtol=0.1),
-    }
-
-
 def l09_what_is_saved(block: int = 64, group: int = 256) -> Result:
     """What a step keeps, what a file holds and what matrices take, by variant (recorded: variant_costs); NF4's bits."""
     import torch
