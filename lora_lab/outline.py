@@ -6,6 +6,7 @@ when it changes.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -176,9 +177,10 @@ def _exercises(run: list[Piece]) -> Iterator[Posed]:
             below += 1
         named = CHECK.search(check.text) if check else None
         name = piece.cell.metadata.get("lora_lab", {}).get("exercise") or (named[1] if named else "")
-        task = "\n\n".join(p.text for p in run[above + (run[above].kind in ("heading", "code")) : at])
+        posed = [p.text for p in run[above + (run[above].kind in ("heading", "code")) : at]]
         heading = posing.text if posing else ""
-        minutes = re.search(r"(\d+) minutes", heading) or re.search(r"(\d+) minutes", task)
+        minutes = re.search(r"(\d+) minutes", " ".join([heading, *posed]))
+        task = "\n\n".join(text for text in posed if not text.startswith("*difficulty"))
         title = re.sub(r"^Exercise \d+:\s*|\s*\([●○].*\)$", "", heading)
         answer = _answer(check.text, name) if check else ""
         yield Posed(
@@ -188,8 +190,6 @@ def _exercises(run: list[Piece]) -> Iterator[Posed]:
 
 def _answer(check: str, name: str) -> str:
     """The second argument of `practice.check(name, ...)` in a check's cell, as it is written; "" if there is none."""
-    import ast
-
     try:
         calls = [node for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Call)]
     except SyntaxError:

@@ -133,10 +133,9 @@ def _of(section: outline.Section, folder: str) -> Iterator[Slide]:
         piece = run[at]
         if piece.kind == "guess":
             before = run[at - 1] if at and run[at - 1].kind == "prose" else None
-            question = [before] if before and len(before.text.split()) < 60 else []
-            at = _skip(run, at, "guess", "prose")
-            while_asked = run[run.index(piece) : at]
-            yield Slide(section.title, "Guess first", pages.prose(_text([*question, *while_asked])))
+            context = [before] if before and len(before.text.split()) < 60 else []
+            asked, at = at, _skip(run, at, "guess", "prose")
+            yield Slide(section.title, "Think, then vote", pages.prose(_text([*context, *run[asked:at]])))
             end = at
             while end < len(run) and run[end].kind == "code" and id(run[end].cell) not in posed:
                 end += 1
@@ -172,17 +171,21 @@ def _has_picture(cell) -> bool:
 
 
 def _without_outputs(cell):
-    return cell.copy() | {"outputs": []}
+    bare = cell.copy()
+    bare.outputs = []
+    return bare
 
 
 def _shown(run: list[outline.Piece], after: list[outline.Piece], folder: str) -> Html:
     """Cells as a slide shows them, and the sentences that are read out after them."""
+    from nbformat import from_dict
+
     cells = []
     for piece in run:
         cell = piece.cell.copy()
         shows = any("data" in output or output.get("text", "").strip() for output in cell.outputs)
         if shows and (_has_picture(cell) or cell.source.count("\n") >= LINES):
-            cell["metadata"] = cell.metadata | {"transient": {"remove_source": True}}
+            cell.metadata = from_dict({**cell.metadata, "transient": {"remove_source": True}})
         cells.append(cell)
     read = pages.prose(after[0].text) if after and after[0].kind == "prose" else Html("")
     return Html(pages.body(cells, folder) + read)
