@@ -29,3 +29,8 @@ def tag(name: str, *inside: object, **attributes: object) -> Html:
 def join(parts: object) -> Html:
     """Texts and Html one after another, the texts escaped."""
     return Html("".join(part if isinstance(part, Html) else html.escape(str(part)) for part in parts))
+
+
+def prose(text: str) -> Html:
+    """A sentence as Html: escaped, with what stands between backticks as code."""
+    return join(tag("code", part) if at % 2 else part for at, part in enumerate(str(text).split("`")))

@@ -1,0 +1,177 @@
+"""The bank of interview questions: what is asked, a good answer, the usual wrong one, and a proof that runs.
+
+It is kept in `assets/interview*.toml`. Nothing here needs a notebook; `interview` shows it in one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_lab import lessons, proofs
+from lora_lab.markup import Html, join, prose, tag
+
+FOLDER = Path(__file__).parent / "assets"
+LEVELS = ("screen", "onsite", "expert")  # a first call, a day of talks, a specialist
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of the bank.
+
+    lesson: number of the lesson to read again. proof: name of the function in `proofs` that shows the answer; numbers:
+    a number as the answer writes it -> its key in the proof's result. fixed: other numbers -> where they come from.
+    change: inputs with which the numbers move. rubric: the three things that a full answer has.
+    """
+
+    id: str
+    level: str
+    topic: str
+    lesson: str
+    question: str
+    answer: str
+    wrong: str
+    why: str
+    source: str
+    proof: str
+    numbers: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    change: tuple[Mapping[str, Any], ...] = ()
+    rubric: tuple[str, ...] = ()
+
+
+@functools.cache
+def every() -> tuple[Question, ...]:
+    """All questions, in the order of their files. Raises ValueError for an id that stands there twice."""
+    read: dict[str, Question] = {}
+    for path in sorted(FOLDER.glob("interview*.toml")):
+        for row in tomllib.loads(path.read_text(encoding="utf-8"))["question"]:
+            if row["id"] in read:
+                raise ValueError(f"{path.name}: the id {row['id']!r} is taken")
+            lists = {name: tuple(row.get(name, ())) for name in ("change", "rubric")}
+            read[row["id"]] = Question(**row | lists)
+    return tuple(read.values())
+
+
+def chosen(level: str | None = None, topic: str | None = None, lesson: str | None = None) -> list[Question]:
+    """The questions of a level, topic and lesson ("04"). Raises ValueError for one that no question has."""
+    questions = list(every())
+    for name, wanted in (("level", level), ("topic", topic), ("lesson", lesson)):
+        if wanted is not None:
+            there = dict.fromkeys(getattr(question, name) for question in every())
+            if wanted not in there:
+                raise ValueError(f"no question has the {name} {wanted!r}.{_near(wanted, there)}")
+            questions = [question for question in questions if getattr(question, name) == wanted]
+    return questions
+
+
+def find(name: str) -> Question:
+    """The question of that id. Raises ValueError, with the nearest id, for one that is not there."""
+    questions = {question.id: question for question in every()}
+    if name not in questions:
+        raise ValueError(f"no question {name!r}.{_near(name, questions)}")
+    return questions[name]
+
+
+def _near(name: object, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    return f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(list(known)[:20])}."
+
+
+def proved(name: str, **changed: Any) -> tuple[dict[str, Any], proofs.Result]:
+    """(inputs, results) of a question's proof, at its defaults or with inputs changed.
+
+    Raises ValueError for an input that the proof has not, naming those it has.
+    """
+    question = find(name)
+    parameters = inspect.signature(proofs.find(question.proof)).parameters
+    inputs = {key: parameter.default for key, parameter in parameters.items()}
+    for key in changed:
+        if key not in inputs:
+            raise ValueError(
+                f"{question.proof} has no input {key!r}.{_near(key, inputs) if inputs else ' It has none.'}"
+            )
+    return inputs | changed, proofs.run(question.proof, **changed)
+
+
+def proof_text(name: str, **changed: Any) -> str:
+    """What a question's proof was given and found, one a line, with the numbers of the answer beside theirs."""
+    question = find(name)
+    inputs, results = proved(name, **changed)
+    written = {key: [text for text, where in question.numbers.items() if where == key] for key in results}
+    lines = [f"{question.question}", f"proof: {question.proof}", "inputs"]
+    wide = max(map(len, [*inputs, *results]))
+    for key, value in inputs.items():
+        lines.append(f"  {key:{wide}}  {_said(value)}{'   (changed)' if key in changed else ''}")
+    lines.append("results" if inputs else "results (it has no inputs)")
+    for key, value in results.items():
+        texts = " and ".join(map(repr, written[key]))
+        lines.append(f"  {key:{wide}}  {_said(value)}{f'   <- {texts} in the answer' if texts else ''}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def lesson_file(number: str) -> str:
+    """File name of a lesson's notebook.
+
+    >>> lesson_file("03")
+    '03_lora_from_scratch.ipynb'
+    """
+    return f"{number}_{_lesson_name(number).replace(' ', '_').lower()}.ipynb"
+
+
+def _lesson_name(number: str) -> str:
+    return {n: name for n, name, _ in lessons.LESSONS}[number]
+
+
+def lesson_link(number: str) -> Html:
+    """A link to a lesson, for a page or notebook that lies beside it."""
+    return tag("a", f"lesson {number}, {_lesson_name(number)}", href=lesson_file(number), target="_blank")
+
+
+def answer(question: Question) -> Html:
+    """All that is kept about a question, as it stands below it."""
+    return join(
+        [
+            tag("p", prose(question.answer)),
+            tag("p", tag("b", "Loses marks: "), prose(question.wrong), " ", prose(question.why)),
+            tag(
+                "p",
+                "Source: ",
+                prose(question.source),
+                ". Read again: ",
+                lesson_link(question.lesson),
+                ". Proof: ",
+                tag("code", f'interview.prove("{question.id}")'),
+            ),
+        ]
+    )
+
+
+def folded(question: Question) -> Html:
+    """A question whose answer opens when it is asked for."""
+    return tag("details", tag("summary", prose(question.question)), answer(question))
+
+
+def table(questions: list[Question]) -> Html:
+    """Questions as a table: level, topic, and the question with its answer folded below it."""
+    head = tag("tr", *(tag("th", name, scope="col", style=LEFT) for name in ("level", "topic", "question")))
+    rows = [
+        tag("tr", *(tag("td", cell, style=LEFT) for cell in (question.level, question.topic, folded(question))))
+        for question in questions
+    ]
+    return tag("table", head, *rows)
+
+
+LEFT = "text-align: left; vertical-align: top"
