@@ -1,0 +1,336 @@
+"""Answers to the exercises of lesson 03."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tests.mutants import right, wrong
+
+# --- lora_forward -----------------------------------------------------------------------------------------------------
+
+
+@right("lora_forward")
+def two_roads(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ A.T) @ B.T * (alpha / rank)
+
+
+@right("lora_forward")
+def by_linear(x, W, bias, A, B, alpha, rank):
+    linear = nn.functional.linear
+    return linear(x, W, bias) + alpha * linear(linear(x, A), B) / rank
+
+
+@right("lora_forward")
+def by_the_merged_weight(x, W, bias, A, B, alpha, rank):
+    return torch.einsum("...i,oi->...o", x, W + alpha / rank * B @ A) + bias
+
+
+@wrong("lora_forward", says="scaling is missing")
+def no_scaling(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ A.T) @ B.T
+
+
+@wrong("lora_forward", says="alpha alone")
+def alpha_not_divided(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + alpha * (x @ A.T) @ B.T
+
+
+@wrong("lora_forward", says="alpha times rank")
+def alpha_times_rank(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + alpha * rank * (x @ A.T) @ B.T
+
+
+@wrong("lora_forward", says="upside down")
+def rank_over_alpha(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + rank / alpha * (x @ A.T) @ B.T
+
+
+@wrong("lora_forward", says="frozen road too")
+def everything_scaled(x, W, bias, A, B, alpha, rank):
+    return (x @ W.T + bias + (x @ A.T) @ B.T) * (alpha / rank)
+
+
+@wrong("lora_forward", says="bias is forgotten")
+def bias_forgotten(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + (x @ A.T) @ B.T * (alpha / rank)
+
+
+@wrong("lora_forward", says="bias is scaled too")
+def bias_on_the_trained_road(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + ((x @ A.T) @ B.T + bias) * (alpha / rank)
+
+
+@wrong("lora_forward", says="both roads: the adapter has none")
+def bias_on_both_roads(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ A.T) @ B.T * (alpha / rank) + bias
+
+
+@wrong("lora_forward", says="A and B are swapped")
+def b_first(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ B) @ A * (alpha / rank)
+
+
+@wrong("lora_forward", says="W is the wrong way round")
+def w_not_transposed(x, W, bias, A, B, alpha, rank):
+    return x @ W + bias + (x @ A.T) @ B.T * (alpha / rank)
+
+
+@wrong("lora_forward", says="both roads are the wrong way round")
+def nothing_transposed(x, W, bias, A, B, alpha, rank):
+    return x @ (W + alpha / rank * B @ A) + bias
+
+
+@wrong("lora_forward", says="trained road alone")
+def base_forgotten(x, W, bias, A, B, alpha, rank):
+    return (x @ A.T) @ B.T * (alpha / rank)
+
+
+@wrong("lora_forward", says="A and B take no part")
+def adapter_forgotten(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias
+
+
+@wrong("lora_forward", says="scaled twice")
+def scaled_twice(x, W, bias, A, B, alpha, rank):
+    s = alpha / rank
+    return x @ W.T + bias + s * ((s * x @ A.T) @ B.T)
+
+
+@wrong("lora_forward", says="two roads are added")
+def negated(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias - (x @ A.T) @ B.T * (alpha / rank)
+
+
+@wrong("lora_forward", says="[2, 3, 4]")
+def rows_only(x, W, bias, A, B, alpha, rank):
+    return (W @ x.t() + alpha / rank * B @ A @ x.t()).t() + bias
+
+
+# --- lora_gradients ---------------------------------------------------------------------------------------------------
+
+
+@right("lora_gradients")
+def by_the_formulas(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), g @ W + s * (g @ B) @ A
+
+
+@right("lora_gradients")
+def through_the_merged_weight(x, g, W, A, B, s):
+    full = g.T @ x  # the gradient that the whole weight would have
+    return s * B.T @ full, s * full @ A.T, g @ (W + s * B @ A)
+
+
+@right("lora_gradients")
+def one_example_at_a_time(x, g, W, A, B, s):
+    for_A = sum(s * torch.outer(B.T @ gi, xi) for gi, xi in zip(g, x, strict=True))
+    for_B = sum(s * torch.outer(gi, A @ xi) for gi, xi in zip(g, x, strict=True))
+    return for_A, for_B, torch.stack([W.T @ gi + s * A.T @ (B.T @ gi) for gi in g])
+
+
+@wrong("lora_gradients", says="missing what passes through W")
+def nothing_through_the_frozen(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="missing what passes through A and B")
+def only_through_the_frozen(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), g @ W
+
+
+@wrong("lora_gradients", says="s is missing from A's")
+def no_s_anywhere(x, g, W, A, B, s):
+    return (g @ B).T @ x, g.T @ (x @ A.T), g @ W + (g @ B) @ A
+
+
+@wrong("lora_gradients", says="s is missing from B's")
+def no_s_for_b(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, g.T @ (x @ A.T), g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="s is missing from the part of x's")
+def no_s_for_x(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), g @ W + (g @ B) @ A
+
+
+@wrong("lora_gradients", says="both parts of x's gradient are scaled")
+def s_on_both_parts(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), s * (g @ W + (g @ B) @ A)
+
+
+@wrong("lora_gradients", says="the order")
+def b_before_a(x, g, W, A, B, s):
+    return s * g.T @ (x @ A.T), s * (g @ B).T @ x, g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="number of examples once more")
+def mean_taken_again(x, g, W, A, B, s):
+    return s * (g @ B).T @ x / len(x), s * g.T @ (x @ A.T) / len(x), g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="only while B is")
+def a_never_moves(x, g, W, A, B, s):
+    return torch.zeros_like(A), s * g.T @ (x @ A.T), g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="transposed")
+def transposes(x, g, W, A, B, s):
+    return s * x.T @ (g @ B), s * (x @ A.T).T @ g, g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="wrong sign")
+def the_step_instead(x, g, W, A, B, s):
+    return -s * (g @ B).T @ x, -s * g.T @ (x @ A.T), g @ W + s * (g @ B) @ A
+
+
+@wrong("lora_gradients", says="separated by commas")
+def x_left_out(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T)
+
+
+# --- first_values -----------------------------------------------------------------------------------------------------
+
+
+@right("first_values")
+def as_linear_does(out_features, in_features, rank):
+    A = torch.empty(rank, in_features)
+    nn.init.kaiming_uniform_(A, a=5**0.5)
+    return A, torch.zeros(out_features, rank)
+
+
+@right("first_values")
+def normal_of_the_same_kind(out_features, in_features, rank):
+    return torch.randn(rank, in_features) / in_features**0.5, torch.zeros(out_features, rank)
+
+
+@right("first_values")
+def from_a_linear(out_features, in_features, rank):
+    return nn.Linear(in_features, rank).weight, nn.Parameter(torch.zeros(out_features, rank))
+
+
+@wrong("first_values", says="both are zero")
+def both_zero(out_features, in_features, rank):
+    return torch.zeros(rank, in_features), torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="both are random")
+def both_random(out_features, in_features, rank):
+    return torch.randn(rank, in_features) / in_features**0.5, torch.randn(out_features, rank) / rank**0.5
+
+
+@wrong("first_values", says="zeros are on A")
+def zero_on_a(out_features, in_features, rank):
+    return torch.zeros(rank, in_features), torch.randn(out_features, rank) / rank**0.5
+
+
+@wrong("first_values", says="shapes are exchanged")
+def row_form(out_features, in_features, rank):
+    return torch.randn(in_features, rank) / in_features**0.5, torch.zeros(rank, out_features)
+
+
+@wrong("first_values", says="shapes are exchanged")
+def b_before_a_in_values(out_features, in_features, rank):
+    return torch.zeros(out_features, rank), torch.randn(rank, in_features) / in_features**0.5
+
+
+@wrong("first_values", says="times too large")
+def of_size_one(out_features, in_features, rank):
+    return torch.randn(rank, in_features), torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="size 1/√rank")
+def fan_of_the_wrong_side(out_features, in_features, rank):
+    A = torch.empty(in_features, rank)
+    nn.init.kaiming_uniform_(A, a=5**0.5)
+    return A.T, torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="times too small")
+def far_too_small(out_features, in_features, rank):
+    return torch.randn(rank, in_features) * 1e-4, torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="not random")
+def all_alike(out_features, in_features, rank):
+    return torch.full((rank, in_features), in_features**-0.5), torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="one sign")
+def positive_only(out_features, in_features, rank):
+    return torch.rand(rank, in_features) / in_features**0.5, torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="seed set inside")
+def seeded_inside(out_features, in_features, rank):
+    torch.manual_seed(0)
+    return torch.randn(rank, in_features) / in_features**0.5, torch.zeros(out_features, rank)
+
+
+# --- grow -------------------------------------------------------------------------------------------------------------
+
+
+@right("grow")
+def fresh_rows_and_zero_columns(A, B, alpha, new_rank):
+    rank, width = A.shape
+    rows, columns = torch.randn(new_rank - rank, width) / width**0.5, torch.zeros(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@right("grow")
+def louder_b_and_the_same_alpha(A, B, alpha, new_rank):
+    rank = len(A)
+    bigger_A, bigger_B = torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank)
+    bigger_A[:rank], bigger_B[:, :rank] = A, B * new_rank / rank
+    return bigger_A, bigger_B, alpha
+
+
+@wrong("grow", says="alpha stayed")
+def alpha_left(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha
+
+
+@wrong("grow", says="the wrong way")
+def alpha_made_smaller(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * len(A) / new_rank
+
+
+@wrong("grow", says="divided by the rank again")
+def factor_for_alpha(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha / len(A)
+
+
+@wrong("grow", says="made up for twice")
+def both_ways(A, B, alpha, new_rank):
+    A2, B2, more = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2 * new_rank / len(A), more
+
+
+@wrong("grow", says="both random")
+def random_in_both(A, B, alpha, new_rank):
+    rank = len(A)
+    rows, columns = torch.randn(new_rank - rank, A.shape[1]), torch.randn(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@wrong("grow", says="both new parts are zero")
+def padded_with_zeros(A, B, alpha, new_rank):
+    more = new_rank - len(A)
+    rows, columns = torch.zeros(more, A.shape[1]), torch.zeros(len(B), more)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="repeat or mix the old ones")
+def old_rows_repeated(A, B, alpha, new_rank):
+    rank = len(A)
+    rows = A[[k % rank for k in range(new_rank - rank)]]
+    columns = torch.zeros(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@wrong("grow", says="it should be [5, 9]")
+def by_new_rank_too_many(A, B, alpha, new_rank):
+    rows, columns = torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / len(A)
