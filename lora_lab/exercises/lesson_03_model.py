@@ -91,6 +91,13 @@ def _wrapped_model(train: bool) -> Any:
     return model.requires_grad_(train)
 
 
+class _Weights(dict):
+    """The tensors of a file, which a message shows as one word."""
+
+    def __repr__(self) -> str:
+        return "weights"
+
+
 @exercise(
     "03",
     "read a file of peft's",
@@ -121,7 +128,7 @@ def update_from_file(attempt: Attempt) -> str:
         for layer, (A, B) in pairs.items():
             other_A, other_B = next(pair for name, pair in pairs.items() if name != layer)
             try:
-                got = attempt(dict(weights), dict(config), layer)
+                got = attempt(_Weights(weights), dict(config), layer)
             except NotYet as mistake:
                 raise NotYet(
                     f"{mistake} (The keys are 'base_model.model.{layer}.lora_A.weight' and ...lora_B.weight; in the "
