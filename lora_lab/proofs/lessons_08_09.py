@@ -11,12 +11,14 @@ from lora_lab.proofs import Result
 def l08_operations(width: int = 64, rank: int = 8) -> Result:
     """Operations that torch runs for one row, by a plain layer, with an adapter beside it, and merged.
 
-    Transposes move nothing and are not counted. The merged output against the separate one is taken in float64.
+    Transposes move nothing and are not counted. The merged output against the separate one is taken in float64. Time of
+    a merged layer over a plain one's, 4096 wide (recorded: bench).
     """
     import torch
     from torch import nn
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    from lora_lab import experiments
     from lora_lab.adapters import add_adapter
     from lora_lab.config import LoraConfig
     from lora_lab.merging import merge
@@ -45,7 +47,12 @@ def l08_operations(width: int = 64, rank: int = 8) -> Result:
         merge(model)
         counts["merged"] = operations(model[0])
         apart = ((model(x) - separate).norm() / separate.norm()).item()
+    timed = [
+        r for r in experiments.recorded("bench")["rows"] if (r["what"], r["size"]) == ("merged inference", "d=4096")
+    ]
     return {
+        "time_merged_over_plain": timed[0]["ratio"],
+        "no_extra_time": 0.9 < timed[0]["ratio"] < 1.1,
         "plain": counts["plain"],
         "separate": counts[f"rank {rank}"],
         "separate_at_rank_1": counts["rank 1"],
@@ -58,37 +65,28 @@ def l08_operations(width: int = 64, rank: int = 8) -> Result:
     }
 
 
-def l08_rounding(size: float = 0.01, width: int = 384, rank: int = 8) -> Result:
-    """What storing W + dW leaves of an update of ||dW|| = size x ||W||: error over update, and what is kept along it.
+def l08_ratio_decides(size: float = 0.01, width: int = 384, rank: int = 8) -> Result:
+    """What bfloat16 loses of an update of ||dW|| = size x ||W||, for a W and for one a fiftieth as large.
 
-    bfloat16 and NF4, on a random W; then another random W with the same ratio, which comes out alike.
+    Error of the stored sum over the update, in the Frobenius norm; then for an update ten times as large.
     """
     import torch
 
-    from lora_lab.quantise import dequantise, quantise
-
-    stores = {"bf16": torch.Tensor.bfloat16, "nf4": lambda w: dequantise(quantise(w))}
-
-    def lost(kind: str, seed: int, spread: float = 1.0) -> tuple[float, float]:
+    def lost(ratio: float, spread: float, seed: int) -> float:
         dice = torch.Generator().manual_seed(seed)
         w = spread * torch.randn(width, width, generator=dice).double()
         update = (torch.randn(width, rank, generator=dice) @ torch.randn(rank, width, generator=dice)).double()
-        update *= size * w.norm() / update.norm()
-        base = stores[kind](w).double()
-        change = stores[kind](base + update).double() - base
-        along = (change * update).sum() / update.square().sum()
-        return ((change - update).norm() / update.norm()).item(), along.item()
+        update *= ratio * w.norm() / update.norm()
+        base = w.bfloat16().double()
+        return (((base + update).bfloat16().double() - base - update).norm() / update.norm()).item()
 
-    (bf16, bf16_along), (nf4, nf4_along) = lost("bf16", 0), lost("nf4", 0)
-    other = lost("bf16", 1, spread=0.02)[0]
+    once, other, larger = lost(size, 1.0, 0), lost(size, 0.02, 1), lost(10 * size, 1.0, 0)
     return {
-        "bf16_error": bf16,
-        "bf16_kept_along": bf16_along,
-        "nf4_error": nf4,
-        "nf4_kept_along": nf4_along,
-        "ratio_and_type_decide": abs(other / bf16 - 1) < 0.15,
-        "bf16_turns_a_sixth_into_noise": abs(bf16 - 1 / 6) < 0.04 and bf16_along > 0.98,
-        "nf4_erases_it": nf4 > 0.9 and nf4_along < 0.1,
+        "lost": once,
+        "lost_of_another_w": other,
+        "lost_of_a_larger_update": larger,
+        "the_ratio_decides": abs(other / once - 1) < 0.15 and larger < 0.15 * once,
+        "a_sixth_at_one_percent": abs(once - 1 / 6) < 0.04,
     }
 
 
@@ -128,10 +126,10 @@ def l08_drift(cycles: int = 50, size: float = 0.05) -> Result:
     }
 
 
-def l08_many_adapters(rank: int = 2) -> Result:
-    """Two adapters on one network: chosen, swapped into compiled code, mixed in a batch, stacked, and averaged apart.
+def l08_chosen_and_swapped(rank: int = 2) -> Result:
+    """Two adapters on one network: chosen by name, and swapped by file into code that is compiled already.
 
-    Compilations are counted by a stand-in for the compiler. Errors are relative to what is wanted.
+    Compilations are counted by a stand-in for the compiler.
     """
     import copy
     import tempfile
@@ -140,10 +138,9 @@ def l08_many_adapters(rank: int = 2) -> Result:
     from torch import nn
     from torch._dynamo.testing import CompileCounter
 
-    from lora_lab import adapters, combining, storage
+    from lora_lab import adapters, storage
     from lora_lab.config import LoraConfig
     from lora_lab.hot_swap import hot_swap, prepare_hot_swap
-    from lora_lab.mixed_batch import mixed_batch
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 16)).eval()
@@ -151,14 +148,12 @@ def l08_many_adapters(rank: int = 2) -> Result:
     for name in ("one", "other"):
         adapters.add_adapter(model, LoraConfig(rank=rank, alpha=rank), name)
         nn.init.normal_(model[0].matrices(name)[1])
-    x = torch.randn(4, 16)
+    x, apart, places = torch.randn(4, 16), {}, [p.data_ptr() for p in model.parameters()]
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        apart, places = {}, [p.data_ptr() for p in model.parameters()]
         for name in ("one", "other"):
             adapters.set_adapter(model, name)
             storage.save_adapter(model, folder, name)
             apart[name] = model(x)
-        unmoved = places == [p.data_ptr() for p in model.parameters()]
         storage.load_adapter(single, f"{folder}/one")
         prepare_hot_swap(single, rank=rank)
         counter, swapped = CompileCounter(), []
@@ -166,25 +161,11 @@ def l08_many_adapters(rank: int = 2) -> Result:
         for name in ("one", "other", "one", "other"):
             hot_swap(single, f"{folder}/{name}")
             swapped.append(torch.allclose(compiled(x), apart[name], atol=1e-5))
-        with mixed_batch(model, ["one", "other", "base", "one"]):
-            mixed = model(x)
-    rows = torch.stack([apart["one"][0], apart["other"][1], model[0].base(x)[2], apart["one"][3]])
-    half = {"one": 0.5, "other": 0.5}
-    stacked = combining.combine(model, half, "stacked")
-    (a1, b1), (a2, b2) = (model[0].matrices(name) for name in half)
-    wanted, averaged = (b1 @ a1 + b2 @ a2) / 2, (b1 + b2) / 2 @ (a1 + a2) / 2
-    off = ((averaged - wanted).norm() / wanted.norm()).item()
     return {
         "compilations": counter.frame_count,
-        "stacked_rank": stacked.ranks["0"],
-        "stacked_error": stacked.error,
-        "averaged_error": off,
-        "chosen_without_moving_a_number": unmoved,
+        "two_adapters_two_outputs": not torch.allclose(apart["one"], apart["other"], atol=0.1),
+        "chosen_without_moving_a_number": places == [p.data_ptr() for p in model.parameters()],
         "hot_swapped_without_recompilation": counter.frame_count == 1 and all(swapped),
-        "mixed_rows_as_one_by_one": bool(torch.allclose(mixed, rows, atol=1e-5)),
-        "stacking_is_exact": stacked.error < 1e-5,
-        "averaging_is_not": off > 0.1,
-        "a_twin_averages_to_zero": not bool(((b1 + -b1) @ (a1 + -a1)).any()),
     }
 
 
