@@ -58,8 +58,8 @@ def qlora_trains_adapters(model: str = "Llama-2-7B", rank: int = 8) -> Result:
     inside = sum(m.parameters for m in shape.matrices)
     return {
         "trained": sum(p.numel() for p in trained),
-        "bf16_gb": 2 * shape.total / 1e9,
-        "nf4_gb": (inside * NF4_BITS / 8 + 2 * (shape.total - inside)) / 1e9,
+        "bf16_bytes": 2 * shape.total,
+        "nf4_bytes": inside * NF4_BITS / 8 + 2 * (shape.total - inside),
         "the four-bit codes did not move": isinstance(base, NF4Linear) and torch.equal(base.codes, before),
         "adapters did": any(not torch.equal(p, old) for p, old in zip(trained, start, strict=True)),
         "adapters are float32": {p.dtype for p in trained} == {torch.float32},
@@ -79,7 +79,7 @@ def nf4_bits(block: int = 64, group: int = 256, billions: float = 65) -> Result:
         "without_double": single,
         "with_double": double,
         "saved": single - double,
-        "saved_gb": (single - double) * billions / 8,
+        "saved_bytes": (single - double) * billions * 1e9 / 8,
         "our quantiser stores as many": abs(stored - double) < 1e-3,
     }
 
@@ -116,13 +116,13 @@ def nf4_against_even_levels(block: int = 64, seed: int = 0) -> Result:
 
 
 def qlora_step_recorded(label: str = "QLoRA (NF4 base)", beside: str = "LoRA") -> Result:
-    """Recorded: `variant_costs`. Time of a step in parts of a LoRA step's, and megabytes of the frozen matrices."""
+    """Recorded: `variant_costs`. Time of a step in parts of a LoRA step's, and bytes of the frozen matrices."""
     rows = {row["label"]: row for row in experiments.recorded("variant_costs")["rows"]}
     chosen, lora = rows[label], rows[beside]
     return {
         "step": chosen["step"],
-        "matrices_mb": chosen["matrix_bytes"] / 1e6,
-        "lora_matrices_mb": lora["matrix_bytes"] / 1e6,
+        "matrices_bytes": chosen["matrix_bytes"],
+        "lora_matrices_bytes": lora["matrix_bytes"],
         "a step takes longer": chosen["step_low"] > lora["step_high"],
         "the matrices are smaller": chosen["matrix_bytes"] < lora["matrix_bytes"] / 7,
         "what is kept of the batch is not": chosen["kept_bytes"] == lora["kept_bytes"],
@@ -291,14 +291,18 @@ def merge_into_nf4(size: float = 0.01, width: int = 256) -> Result:
     }
 
 
-def merge_into_original(size: float = 0.05, width: int = 256) -> Result:
-    """An adapter trained over NF4(W), merged into W itself: how far that is from what was trained, in updates."""
+def merge_into_original(size: float = 0.05, tail: float = 1.0) -> Result:
+    """An adapter trained over NF4(W), merged into W itself: how far that is from what was trained, in updates.
+
+    W is normal numbers raised to the power `tail`, sign kept: above 1 it has outliers.
+    """
     import torch
 
     from lora_lab.quantise import dequantise, quantise
 
     torch.manual_seed(0)
-    weight = torch.randn(width, width)
+    weight = torch.randn(256, 256)
+    weight = weight.sign() * weight.abs() ** tail
     base = dequantise(quantise(weight))
     update = _update_of(base, size)
     trained = base + update

@@ -1,4 +1,4 @@
-"""Proofs about alpha, the scaling rules, learning rates and the choice of rank and layers.
+"""Proofs about alpha, the scaling rules, learning rates, the optimizer, and the choice of rank and layers.
 
 Most train the problem of `teacher_student`, which has no noise; some read recorded runs and say so.
 """
@@ -272,4 +272,110 @@ def bits_in_rewards(problems: int = 10_000, samples: int = 32, model: str = "Lla
         "with_head": inside + head,
         "bits_per_parameter": bits / inside,
         "less than one bit for each parameter": bits < inside,
+    }
+
+
+def decay_pulls_to_base(weight_decay: float = 0.1, lr: float = 1e-3, steps: int = 2000) -> Result:
+    """A trained adapter under decoupled weight decay and no gradient: the share of A, and of the update B A, left."""
+    random = np.random.default_rng(0)
+    weight, a, b = (random.standard_normal(shape) for shape in ((16, 16), (4, 16), (16, 4)))
+    update, kept = b @ a, weight.copy()
+    for _ in range(steps):  # what AdamW does to a parameter whose gradient is zero
+        a *= 1 - lr * weight_decay
+        b *= 1 - lr * weight_decay
+    left = float(np.linalg.norm(b @ a) / np.linalg.norm(update))
+    return {
+        "matrix_left": (1 - lr * weight_decay) ** steps,
+        "update_left": left,
+        "the update shrinks as the square": abs(left - (1 - lr * weight_decay) ** (2 * steps)) < 1e-9,
+        "the model moves towards its base": left < 1 and np.array_equal(weight, kept),
+    }
+
+
+def _half_precision_step(name: str, lr: float) -> tuple[float, float]:
+    """Shares of A and of B that are not a number after one step of Adam, everything stored in this type."""
+    import torch
+
+    dtype = getattr(torch, name)
+    torch.manual_seed(0)
+    weight, a, b = (torch.randn(*shape).to(dtype) for shape in ((16, 16), (4, 16), (16, 4)))
+    a, b = a.requires_grad_(), torch.zeros_like(b, requires_grad=True)
+    x = torch.randn(8, 16).to(dtype)
+    (x @ weight.T + (x @ a.T) @ b.T).float().square().mean().backward()
+    torch.optim.Adam([a, b], lr=lr, foreach=False).step()
+    return tuple(float(p.isnan().float().mean()) for p in (a, b))
+
+
+def half_precision_adapters(dtype: str = "float16", beside: str = "bfloat16", lr: float = 1e-6) -> Result:
+    """One step of Adam on A and B stored in half precision: the shares that are not a number, in two types."""
+    a, b = _half_precision_step(dtype, lr)
+    other_a, other_b = _half_precision_step(beside, lr)
+    return {
+        "a_broken": a,
+        "b_broken": b,
+        "beside_broken": max(other_a, other_b),
+        "all of A is broken after one step": a == 1,
+        "none of B is, nor anything in the other type": max(b, other_a, other_b) == 0,
+    }
+
+
+def _small_net(rank: int):
+    """A frozen network of two layers, 32 wide, the function that adapts it, and the loss of a batch."""
+    import torch
+
+    from lora_lab.adapters import add_adapter
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.Tanh(), torch.nn.Linear(32, 32))
+    x, wanted = torch.randn(16, 32, requires_grad=True), torch.randn(16, 32)  # embeddings often need gradients, too
+    config = LoraConfig(rank=rank, target_modules=("0", "2"))
+    return net, lambda: add_adapter(net, config), lambda: (net(x) - wanted).square().mean()
+
+
+def optimizer_made_too_early(rank: int = 8, early: bool = True) -> Result:
+    """An optimizer that is given the model's parameters before the adapter is added: what it holds and what it does."""
+    import torch
+
+    net, adapt, loss = _small_net(rank)
+    if not early:
+        adapt()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    if early:
+        adapt()
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    losses = []
+    for _ in range(5):
+        losses.append(loss())
+        losses[-1].backward()
+        optimizer.step()
+    return {
+        "trainable": sum(p.numel() for p in trainable),
+        "held": sum(p.numel() for p in trainable if id(p) in held),
+        "the loss never moves": len({value.item() for value in losses}) == 1,
+        "though A and B have gradients": all(p.grad is not None for p in trainable),
+    }
+
+
+def frozen_twice(rank: int = 8, freeze_first: bool = False) -> Result:
+    """A base that is frozen after its adapter was added: A and B are frozen with it, and no line complains."""
+    import torch
+
+    net, adapt, loss = _small_net(rank)
+    if freeze_first:
+        net.requires_grad_(False)
+    adapt()
+    before = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    if not freeze_first:
+        net.requires_grad_(False)  # meant for the base
+    optimizer = torch.optim.SGD([{"params": [p for p in net.parameters() if p.requires_grad]}], lr=0.1)
+    losses = []
+    for _ in range(5):
+        losses.append(loss())
+        losses[-1].backward()  # no error: the inputs require a gradient
+        optimizer.step()
+    return {
+        "trainable_before": before,
+        "trainable_after": sum(p.numel() for p in net.parameters() if p.requires_grad),
+        "the loss is level to the last bit": len({value.item() for value in losses}) == 1,
     }
