@@ -72,13 +72,22 @@ def find(name: str) -> Claim:
 
 def table(lesson: str | None = None, verdict: str | None = None) -> str:
     """The claims as a Markdown table: id, sentence, verdict, what to say instead or besides, proofs."""
-    rows = [("", "says", "verdict", "put right", "proof")]
-    rows += [
+    rows = [
         (c.id, c.sentence, c.verdict, c.put_right, ", ".join(f"`{name}`" for name in c.checks))
         for c in claims(lesson, verdict)
     ]
-    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    return _markdown(("", "says", "verdict", "put right", "proof"), rows)
+
+
+def card_in_short() -> str:
+    """The card's claims as README shows them: id, sentence, verdict, what to say instead or besides."""
+    rows = [(c.id, c.sentence, c.verdict, c.put_right) for c in claims("card")]
+    return _markdown(("", "the card says", "verdict", "what holds"), rows)
+
+
+def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 def check(name: str) -> dict[str, proofs.Result]:

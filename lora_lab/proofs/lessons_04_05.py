@@ -58,6 +58,7 @@ def l04_tokens(tokens: int = 8192) -> Result:
     return {
         "small_few": small[0],
         "small_many": small[1],
+        "small_saved_few": 1 - small[0],
         "small_saved": 1 - small[1],
         "large_few": large[0],
         "large_many": large[1],
