@@ -109,8 +109,8 @@ def notes(posed: outline.Posed) -> str:
     if entry is None:
         return "> **For the instructor.** This exercise is not in the registry: there is nothing to mark it by."
     lines = [
-        f"**For the instructor: {entry.title}.** `{entry.name}`, {entry.minutes} minutes, importance {entry.importance} "
-        f"of 3, {entry.difficulty} {'point' if entry.difficulty == 1 else 'points'}.",
+        f"**For the instructor: {entry.title}.** `{entry.name}`, {entry.minutes} minutes, "
+        f"importance {entry.importance} of 3, {entry.difficulty} {'point' if entry.difficulty == 1 else 'points'}.",
         "",
         "Rubric: all points when `practice.check` says Right; none otherwise. By hand: half for an answer with one of "
         "the faults below whose writer can say which.",

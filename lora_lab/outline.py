@@ -189,14 +189,18 @@ def _exercises(run: list[Piece]) -> Iterator[Posed]:
 
 
 def _answer(check: str, name: str) -> str:
-    """The second argument of `practice.check(name, ...)` in a check's cell, as it is written; "" if there is none."""
+    """The second argument of `practice.check(name, ...)` in a check's cell, as it is written.
+
+    "" where there is none, and where the check is given more: such an exercise needs the lesson around it.
+    """
     try:
         calls = [node for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Call)]
     except SyntaxError:
         return ""
     for call in calls:
-        if ast.unparse(call.func) == "practice.check" and len(call.args) == 2 and ast.unparse(call.args[0]) == repr(name):
-            return ast.unparse(call.args[1])
+        words = [ast.unparse(part) for part in (call.func, *call.args)]
+        if len(words) == 3 and words[:2] == ["practice.check", repr(name)] and not call.keywords:
+            return words[2]
     return ""
 
 

@@ -53,12 +53,16 @@ math { font-size: 1.1em; }
 """
 # Code is left alone, whatever dollars are in it.
 CODE = r"```.*?```|`[^`\n]+`"
-MATHS = re.compile(rf"(?P<code>{CODE})|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\n]+?)(?<!\s)\$(?![\w$])", re.DOTALL)
-LINK = re.compile(rf"(?P<code>{CODE})|(?<!!)\[(?P<text>[^\]]*)\]\((?P<to>[^)\s]+)\)|<(?P<auto>https?://[^>\s]+)>", re.DOTALL)
+MATHS = re.compile(
+    rf"(?P<code>{CODE})|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\n]+?)(?<!\s)\$(?![\w$])", re.DOTALL
+)
+LINK = re.compile(
+    rf"(?P<code>{CODE})|(?<!!)\[(?P<text>[^\]]*)\]\((?P<to>[^)\s]+)\)|<(?P<auto>https?://[^>\s]+)>", re.DOTALL
+)
 
 
 def frame(title: str, *inside: object, style: str = "", script: str = "") -> str:
-    """A whole HTML page around `inside` (texts are escaped, Html is not). `style` and `script` are put in as they are."""
+    """A whole HTML page around `inside` (texts are escaped, Html is not), with more `style` and a `script`."""
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
