@@ -50,11 +50,8 @@ def merge_rounding(size: float = 0.01, width: int = 256) -> Result:
     from lora_lab.merging import merge
 
     found = {}
-    for name, dtype, times in (
-        ("fp32", torch.float32, 1),
-        ("bf16", torch.bfloat16, 1),
-        ("bf16_large", torch.bfloat16, 10),
-    ):
+    half = torch.bfloat16
+    for name, dtype, times in (("fp32", torch.float32, 1), ("bf16", half, 1), ("bf16_large", half, 10)):
         net = _net(size=size * times, width=width)
         net[0].base.to(dtype)
         before, update = net[0].base.weight.detach().double(), net[0].delta("default").detach().double()
@@ -154,18 +151,18 @@ def rank_of_sum(first: int = 8, second: int = 4, width: int = 32) -> Result:
     """The rank of the sum of two updates, and what the best cut back to rank `first` loses of it."""
     random = np.random.default_rng(0)
     one, other = (random.standard_normal((width, r)) @ random.standard_normal((r, width)) for r in (first, second))
-    a = np.linalg.matrix_rank(one + other)
+    rank = int(np.linalg.matrix_rank(one + other))
     return {
-        "rank": int(a),
+        "rank": rank,
         "cut_loses": lowrank.eckart_young(one + other, first, relative=True),
-        "the ranks add up": int(a) == min(width, first + second),
+        "the ranks add up": rank == min(width, first + second),
     }
 
 
 def average_of_factors(clients: int = 2, rank: int = 8, width: int = 64) -> Result:
     """The product of averaged A and averaged B against the average of the products, as a share of the latter."""
     random = np.random.default_rng(0)
-    a, b = random.standard_normal((clients, rank, width)), random.standard_normal((clients, width, rank))
+    a, b = (random.standard_normal((clients, *shape)) for shape in ((rank, width), (width, rank)))
     wanted = (b @ a).mean(axis=0)
     apart = b.mean(axis=0) @ a.mean(axis=0)
     shared = b.mean(axis=0) @ a[0] - (b @ a[0]).mean(axis=0)
@@ -348,7 +345,7 @@ def intruders_recorded(first: str = "rank 4", second: str = "rank 64", third: st
     weight = random.standard_normal((64, 64))
     column, row = random.standard_normal((64, 1)), random.standard_normal((1, 64))
     one = column @ row / np.linalg.norm(column) / np.linalg.norm(row)
-    largest = np.linalg.svd(weight, compute_uv=False)[0]
+    largest = np.linalg.norm(weight, 2)
     return {
         "first": sum(found[first]),
         "second": sum(found[second]),
@@ -364,6 +361,7 @@ def full_wins_recorded(task: str = "code", rank: int = 64, against: str = "full"
     """Recorded: `rank`. Mean losses of five seeds, LoRA and `against`; shares of right answers on `query`."""
     best = experiments.best_rows(experiments.recorded("rank")["rows"])
     lora, full = ([row["loss"] for row in best[task, label]] for label in (f"rank {rank}", against))
+    style = {label: [row["loss"] for row in best["pirate", label]] for label in ("rank 64", "full")}
     right = {label: mean(row["exact_match"] for row in best["query", label]) for label in (f"rank {rank}", against)}
     return {
         "lora": mean(lora),
@@ -371,6 +369,7 @@ def full_wins_recorded(task: str = "code", rank: int = 64, against: str = "full"
         "lora_right": right[f"rank {rank}"],
         "full_right": right[against],
         "every seed of full fine-tuning is below every one of LoRA": max(full) < min(lora),
+        "on the style rank 64 is level with it": min(style["full"]) < mean(style["rank 64"]) < max(style["full"]),
     }
 
 
