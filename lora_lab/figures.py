@@ -27,7 +27,7 @@ GREY, INK = "#747474", "#222222"  # what stays in the background; what is writte
 GRID, FAINT, PAGE, WORSE = "#e6e6e6", "#eeeeee", "#dddddd", "#f3e3dc"  # lines and fills that mean nothing by themselves
 COLOURS = (BLUE, OCHRE, GREEN, PINK, NAVY, RED)
 MARKERS = ("o", "s", "^", "D", "v", "P")
-HATCHES = ("", "////", "xxxx", "", "....", "++++")  # of bars, beside their colours
+HATCHES = ("", "////", "xxxx", "---", "....", "++++")  # of bars, beside their colours
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 
 STYLE = {

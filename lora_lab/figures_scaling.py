@@ -17,7 +17,8 @@ def panels(curves: Mapping[str, Mapping[str, Series]], xlabel: str, ylabel: str,
     """One panel for each entry of `curves` (title -> label -> series), all with the same y axis, and one legend.
 
     A series is (x, y), or (x, y, low, high), drawn with a band. y is None where the run diverged: a cross above
-    the lines. `log` names the logarithmic axes. Raises ValueError where there is nothing to draw or lengths differ.
+    the lines, in the series' own marker. `log` names the logarithmic axes. Raises ValueError where there is nothing
+    to draw or lengths differ.
     """
     series = [(label, one) for panel in curves.values() for label, one in panel.items()]
     seen = [y for _, (_, *lines) in series for line in lines for y in line if y is not None]
@@ -44,17 +45,20 @@ def panels(curves: Mapping[str, Mapping[str, Series]], xlabel: str, ylabel: str,
                 low, high = ([line[i] for i in kept] for line in band)
                 axes.fill_between(xs, low, high, color=look["color"], alpha=0.2, lw=0)
             if lost := [x[i] for i in range(len(x)) if i not in kept]:
-                height = 0.97 - 0.05 * labels.index(label)
-                cross = {"marker": "x", "linestyle": "none", "ms": 6, "color": look["color"]}
-                axes.plot(lost, [height] * len(lost), transform=axes.get_xaxis_transform(), **cross)
+                above = [0.97 - 0.05 * labels.index(label)] * len(lost)
+                where = {"transform": axes.get_xaxis_transform(), "linestyle": "none"}
+                axes.plot(lost, above, marker="x", ms=5, color=figures.INK, **where)
+                axes.plot(
+                    lost, above, **look | where | {"fillstyle": "none", "ms": 10}
+                )  # its marker says whose cross it is
         axes.set(title=title, xlabel=xlabel)
         axes.set_ylim(*_limits(min(seen), max(seen), "y" in log, 0.05 * len(labels) * diverged))
     all_axes[0].set_ylabel(ylabel)
     if len(labels) > 1 or diverged:
         keys = {line.get_label(): line for axes in all_axes for line in axes.lines if line.get_label() in labels}
         if diverged:
-            keys["diverged"] = Line2D([], [], marker="x", linestyle="none", color=figures.GREY)
-        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=len(keys))
+            keys["diverged"] = Line2D([], [], marker="x", linestyle="none", color=figures.INK)
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=min(len(keys), 6))
     return figure
 
 

@@ -16,9 +16,11 @@ CURVES = {
 def test_lines_bands_and_crosses_are_the_numbers_given():
     figure = panels(CURVES, "learning rate", "loss")
     left, right = figure.axes
-    line, cross = left.lines
+    line, cross, whose = left.lines
     assert line.get_xydata().tolist() == [[1, 1.0], [10, 0.5]]
     assert cross.get_xdata().tolist() == [100] and cross.get_marker() == "x"
+    assert whose.get_xydata().tolist() == cross.get_xydata().tolist()
+    assert (whose.get_color(), whose.get_marker()) == (line.get_color(), line.get_marker())
     (band,) = left.collections
     corners = {tuple(point) for point in band.get_paths()[0].vertices}
     assert {(1.0, 0.9), (1.0, 1.1), (10.0, 0.4), (10.0, 0.6)} <= corners
