@@ -128,7 +128,7 @@ def lesson_file(number: str) -> str:
     >>> lesson_file("03")
     '03_lora_from_scratch.ipynb'
     """
-    return f"{number}_{_lesson_name(number).replace(' ', '_').lower()}.ipynb"
+    return f"{number}_{_lesson_name(number).replace(' ', '_').replace('-', '').lower()}.ipynb"
 
 
 def _lesson_name(number: str) -> str:

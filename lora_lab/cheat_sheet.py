@@ -25,18 +25,20 @@ BILLION, MILLION = 10**9, 10**6
 # Dark ink on white whatever the reader's theme is; every pair of colours has a contrast of at least 7.
 CSS = """
 @page { size: A4; margin: 9mm }
-.lora-sheet { background: #fff; color: #222; font: 8.6pt/1.32 "DejaVu Sans", Verdana, Arial, sans-serif; padding: 6px }
+.lora-sheet { background: #fff; color: #222; font: 9pt/1.36 "DejaVu Sans", Verdana, Arial, sans-serif; padding: 6px }
 .lora-sheet .name { font-size: 15pt; margin: 0 0 4px }
 .lora-sheet .columns { columns: 2; column-gap: 7mm }
 .lora-sheet .part { break-inside: avoid; margin-bottom: 7px }
 .lora-sheet .part > :first-child { font-size: 10pt; margin: 0 0 2px; color: #003b63; border-bottom: 1px solid #8a8a8a }
 .lora-sheet p, .lora-sheet ul { margin: 2px 0; text-align: left }
 .lora-sheet ul { padding-left: 14px }
-.lora-sheet table { border-collapse: collapse; margin: 3px 0; font-size: inherit; color: inherit }
+.lora-sheet table { border-collapse: collapse; margin: 3px 0; font-size: 94%; color: inherit }
 .lora-sheet tr { background: #fff }
-.lora-sheet th, .lora-sheet td { padding: 0 9px 0 0; text-align: right; font-weight: normal; white-space: nowrap }
+.lora-sheet th, .lora-sheet td { padding: 0 7px 0 0; text-align: right; font-weight: normal; white-space: nowrap }
 .lora-sheet th:first-child, .lora-sheet td:first-child { text-align: left }
-.lora-sheet thead th { border-bottom: 1px solid #8a8a8a; font-weight: bold; vertical-align: bottom }
+.lora-sheet th:last-child, .lora-sheet td:last-child { padding-right: 0 }
+.lora-sheet thead th { border-bottom: 1px solid #8a8a8a; font-weight: bold }
+.lora-sheet thead th { vertical-align: bottom; white-space: normal }
 .lora-sheet code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: 92% }
 .lora-sheet code { background: none; color: inherit }
 """
@@ -111,8 +113,9 @@ def _counting() -> list[Html]:
         ),
         rows(("", f"q, v, r = {RANK}", "of base", f"all linear, r = {TALL}", "of base"), *found),
         say(
-            f"Traps: {len(grouped)} of these {len(MODELS)} have fewer heads for k and v (GQA); heads x head size need not "
-            "be the width; tied embeddings count once; all-linear takes no embedding and no head; say share of what."
+            f"Traps: {len(grouped)} of these {len(MODELS)} have fewer heads for k and v (GQA); heads x head size may "
+            "differ from the width; tied embeddings count once; all-linear leaves out embedding and head; say share of "
+            "what."
         ),
     ]
 
@@ -155,7 +158,7 @@ def _memory() -> list[Html]:
             "checkpointing and shorter rows.",
             f"NF4: 4 + 8/64 + 32/(64 x 256) = {NF4_BITS:.3f} bits; {4 + 32 / 64} without double quantisation. It saves "
             "memory, not time: every use dequantises.",
-            f"Adapter file at r = {TALL}: {4 * saved / MILLION:.0f} MB in float32, {2 * saved / MILLION:.0f} in bfloat16.",
+            f"Adapter file at r = {TALL}: {4 * saved / MILLION:.0f} MB in float32, half in bfloat16.",
         ),
     ]
 
@@ -166,11 +169,11 @@ def _speed() -> list[Html]:
     ahead = flops.forward(shape, LENGTH, rank=RANK) / flops.forward(shape, LENGTH) - 1
     return [
         items(
-            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, r = {RANK}, {LENGTH} tokens). The backward "
-            "pass still goes through every frozen matrix; only their own gradients are saved.",
-            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, r = {RANK}); small products cost "
-            "more time than FLOPs.",
-            "Merged: no extra work. But bfloat16 rounds the update, 4 bits lose most of it, and one W serves one task. "
+            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, r = {RANK}, {LENGTH} tokens). The "
+            "backward pass still goes through every frozen matrix; only their own gradients are saved.",
+            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, r = {RANK}); small products "
+            "cost more time than FLOPs.",
+            "Merged: no extra work. But bfloat16 rounds the update, 4 bits can lose most of it, and one W serves one task. "
             "Keep the adapter's file.",
         )
     ]
@@ -205,6 +208,18 @@ def _sentences() -> list[Html]:
     return [tag("ul", *(tag("li", prose(f"Not: {wrong} "), tag("b", prose(right))) for wrong, right in pairs))]
 
 
+def _variants() -> list[Html]:
+    return [
+        items(
+            "rsLoRA: alpha / root r. LoRA+: a higher rate for B than for A.",
+            "DoRA: LoRA turns W's rows, their lengths train apart. Unmerged it costs more.",
+            "PiSSA: A and B start as W's strongest pieces, the rest of W is frozen.",
+            "LoRA-FA: A stays as drawn, so less is kept of x. VeRA: A and B are random and shared, vectors train.",
+            "QLoRA: plain LoRA over a base in NF4. AdaLoRA: the rank moves to where it counts.",
+        )
+    ]
+
+
 def _breaks() -> list[Html]:
     return [
         items(
@@ -224,6 +239,7 @@ PARTS = {
     "Work, time, merging": _speed,
     "Choosing": _choosing,
     "Sentences that lose marks": _sentences,
+    "Variants, in a line each": _variants,
     "When it breaks": _breaks,
 }
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lora_lab import progress
-from lora_lab.bank import Question, answer
+from lora_lab.bank import Question, answer, folded
 from lora_lab.markup import Html, join, prose, tag
 
 NAME, VARIABLE = "lora_lab_cards.json", "LORA_LAB_CARDS"
@@ -191,15 +191,8 @@ def _boxes(deck: Deck) -> str:
 def twin(deck: Deck, how_many: int = 3) -> Html:
     """The first questions with folded answers, for readers without a kernel."""
     first = list(deck.questions.values())[:how_many]
-    cards = [tag("details", tag("summary", prose(question.question)), answer(question)) for question in first]
-    return join(
-        [
-            tag(
-                "p", f"The first {len(first)} of {len(deck.questions)} cards; with a kernel they are dealt one by one."
-            ),
-            *cards,
-        ]
-    )
+    said = f"The first {len(first)} of {len(deck.questions)} cards; with a kernel they are dealt one by one."
+    return join([tag("p", said), *map(folded, first)])
 
 
 class CardPanel:

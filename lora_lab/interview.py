@@ -40,7 +40,8 @@ def prove(name: str, **changed: Any) -> None:
 
 def cards(level: str | None = None, topic: str | None = None, file: str | Path | None = None) -> flashcards.CardPanel:
     """Flashcards of the bank, or of a level or topic. What you know is kept in `file`: `lora_lab_cards.json` here."""
-    return flashcards.CardPanel(flashcards.Deck(bank.chosen(level, topic), Path(file) if file else None))
+    easy_first = sorted(bank.chosen(level, topic), key=lambda question: bank.LEVELS.index(question.level))
+    return flashcards.CardPanel(flashcards.Deck(easy_first, Path(file) if file else None))
 
 
 def mock(seed: int | str | None = None, level: str | None = None) -> mock_interview.MockPanel:

@@ -190,7 +190,7 @@ class MockPanel:
         allotted = sum(turn.allotted for turn in session.turns)
         panel.say(
             self.head,
-            f"{len(session.turns)} questions, {minutes(allotted)} minutes in all. Each has a clock, which starts at once.",
+            f"{len(session.turns)} questions, {minutes(allotted)} minutes in all. Each has a clock of its own.",
         )
         panel.only([self.start], self.parts)
 
