@@ -63,7 +63,7 @@ def break_even(attempt: Attempt) -> str:
 )
 def qv_parameters(attempt: Attempt) -> str:
     """Parameters of LoRA of this rank on q_proj and v_proj of every layer."""
-    # No model has the first one's numbers: there no two mistakes give the same count. Then Qwen3-0.6B, Mistral, Llama-2.
+    # The first is made up, so that no two mistakes give the same count; then Qwen3-0.6B, Mistral-7B and Llama-2-7B.
     made_up, qwen = (1000, 28, 20, 3, 96, 6), (1024, 28, 16, 8, 128, 16)
     for case in (made_up, qwen, (4096, 32, 32, 8, 128, 8), (4096, 32, 32, 32, 128, 8)):
         hidden, layers, heads, kv, size, rank = case
