@@ -155,8 +155,8 @@ def test_entry_is_complete(question):
 
 
 def sentences(text: str) -> list[str]:
-    """A full stop, question mark or colon-free break followed by a capital, a quote, or the end."""
-    return [s for s in re.split(r"(?<=[.?!])(?:[\"')\]]*)\s+(?=[\"'(]?[A-Z0-9])", text.strip()) if s]
+    """Cut after a full stop, question or exclamation mark that a space and a capital, digit or quote follow."""
+    return re.split(r"(?<=[.?!])[\"')\]]*\s+(?=[\"'(]?[A-Z0-9])", text.strip())
 
 
 def test_sentences_are_counted():
@@ -228,6 +228,17 @@ def test_every_number_has_a_proof_or_a_reason(question):
     text = f"{question['answer']}\n{question['why']}"
     unused = [piece for piece in question.get("fixed", {}) if not places(piece, text)]
     assert not unused, f"in `fixed`, but not in the text: {unused}"
+
+
+@each_question
+def test_a_rubric_says_no_other_number(question):
+    """What a full answer has is what the answer says, or what the proof gives, perhaps rounded further."""
+    result, text = ran(question["proof"])[0], f"{question['answer']}\n{question['why']}\n{question['question']}"
+    widths = (4, 8, 16, 32)  # bits of number formats
+    said = [*result.values(), *widths, *(number.value for number in numbers_in(text))]
+    for item in question["rubric"]:
+        for number in numbers_in(item):
+            assert not number.counts or any(map(number.is_, said)), f"{number.text!r} in {item!r} is from elsewhere"
 
 
 @each_question
