@@ -13,6 +13,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -99,10 +100,11 @@ def run(notebook: NotebookNode, folder: Path) -> None:
                 raise RenderError(f"a widget failed: {output['ename']}: {output['evalue']}")
 
 
-def clean(notebook: NotebookNode) -> None:
+def clean(notebook: NotebookNode, seconds: float | None = None) -> None:
     """Drop, in place, what differs from run to run or means nothing outside this machine; stamp the source hash.
 
-    A cell that showed a widget is made undeletable.
+    `seconds`, how long the run took, is kept in whole ones: the lesson's header is held against it. A cell that showed
+    a widget is made undeletable.
     """
     from nbformat import from_dict
 
@@ -114,9 +116,8 @@ def clean(notebook: NotebookNode) -> None:
                 # JupyterLab's shortcuts fire while a slider has the focus, and d d would delete the cell.
                 cell.metadata.deletable = False
             cell.outputs = [kept for output in cell.outputs if (kept := clean_output(output)) is not None]
-    notebook.metadata = from_dict(
-        {"kernelspec": KERNEL, "language_info": {"name": "python"}, "lora_lab": {"source_hash": source_hash(notebook)}}
-    )
+    stamp = {"source_hash": source_hash(notebook)} | ({"seconds": math.ceil(seconds)} if seconds is not None else {})
+    notebook.metadata = from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}, "lora_lab": stamp})
     notebook.nbformat_minor = max(notebook.nbformat_minor, 5)
 
 
@@ -199,7 +200,7 @@ def render(path: Path) -> tuple[float, int]:
             cell.outputs, cell.execution_count = [], None
     run(notebook, path.parent)
     seconds = time.perf_counter() - start
-    clean(notebook)
+    clean(notebook, seconds)
     text = nbformat.writes(notebook) + "\n"
     wrong = problems(notebook, len(text.encode()))
     if wrong:

@@ -45,6 +45,7 @@ def test_a_rendered_notebook_keeps_its_outputs_and_nothing_of_this_machine(tmp_p
     seconds, size = render.render(path)
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     assert render.check(path) == [] and 0 < seconds < 120 and size == path.stat().st_size
+    assert isinstance(kept := notebook.metadata.lora_lab.seconds, int) and seconds <= kept <= seconds + 1
     text, picture, slider, bar = (cell.outputs for cell in notebook.cells[1:])
     assert [output.text for output in text] == ["loss 2\n"]
     assert picture[0].metadata["image/png"]["alt"] == "an empty figure"
