@@ -29,7 +29,7 @@ def text_of(path: Path) -> str:
 def headings(text: str) -> list[tuple[int, str]]:
     """(level, words) of each heading, in order; fenced and indented code has none."""
     text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
-    return [(len(m[1]) if m[1] else int(m[3]), (m[2] or m[4]).strip()) for m in HEADING.finditer(text)]
+    return [(len(m[1]) if m[1] else int(m[3]), (m[2] or m[4] or "").strip()) for m in HEADING.finditer(text)]
 
 
 def disorder(found: list[tuple[int, str]]) -> list[str]:
