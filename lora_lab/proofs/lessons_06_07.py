@@ -19,6 +19,7 @@ def l06_dial_is_not_loss(quarter: float = 0.25) -> Result:
     turns = [loss[k * quarter] for k in range(5)]
     falls = [a - b for a, b in pairwise(turns)]
     return {
+        "at_0": turns[0],
         "first_turn": falls[0],
         "last_turn": falls[-1],
         "lowest_at": min(loss, key=loss.get),
@@ -132,9 +133,11 @@ def l07_most_of_the_gain(label: str = "rank 8") -> Result:
     lora, full = best["pirate", label], best["pirate", "full"]
     start, goal = before["pirate"]["loss"], mean(row["loss"] for row in full)
     share = (start - mean(row["loss"] for row in lora)) / (start - goal)
-    whole = shapes.from_file(models.BASE / "config.json").total
+    shape = shapes.from_file(models.BASE / "config.json")
     return {
-        "parameters": lora[0]["trainable"] / whole,
+        "base": shape.total,
+        "vocabulary": shape.vocabulary,
+        "parameters": lora[0]["trainable"] / shape.total,
         "share_of_the_gain": share,
         "rate_lora": lora[0]["lr"],
         "rate_full": full[0]["lr"],
