@@ -105,14 +105,13 @@ def proof_text(name: str, **changed: Any) -> str:
     question = find(name)
     inputs, results = proved(name, **changed)
     written = {key: [text for text, where in question.numbers.items() if where == key] for key in results}
-    lines = [f"{question.question}", f"proof: {question.proof}", "inputs"]
-    wide = max(map(len, [*inputs, *results]))
-    for key, value in inputs.items():
-        lines.append(f"  {key:{wide}}  {_said(value)}{'   (changed)' if key in changed else ''}")
+    wide, long = max(map(len, [*inputs, *results])), max(len(_said(value)) for value in results.values())
+    lines = [question.question, f"proof: {question.proof}", *(["inputs"] if inputs else [])]
+    lines += [f"  {key:{wide}}  {_said(inputs[key])}{'   (changed)' if key in changed else ''}" for key in inputs]
     lines.append("results" if inputs else "results (it has no inputs)")
     for key, value in results.items():
-        texts = " and ".join(map(repr, written[key]))
-        lines.append(f"  {key:{wide}}  {_said(value)}{f'   <- {texts} in the answer' if texts else ''}")
+        texts = " and ".join(written[key])
+        lines.append(f"  {key:{wide}}  {_said(value):{long}}{f'   the answer says {texts}' if texts else ''}")
     return "\n".join(line.rstrip() for line in lines)
 
 

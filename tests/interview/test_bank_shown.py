@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,11 @@ def test_a_proof_is_printed_with_inputs_results_and_the_answers_numbers(capsys):
     lines = [line.split() for line in said.splitlines()]
     assert ["rank", "8"] in lines and "proof: count_one_matrix" in said
     assert next(line for line in said.splitlines() if line.split()[:2] == ["parameters", "65,536"]).endswith(
-        "<- '65,536' in the answer"
+        "the answer says 65,536"
     )
     interview.prove("count-one-matrix", rank=16)
     said = capsys.readouterr().out
-    assert "16   (changed)" in said and "131,072   <- '65,536' in the answer" in said
+    assert "16   (changed)" in said and re.search("131,072 +the answer says 65,536", said)
 
 
 def test_the_proof_shown_is_the_proof_run():
