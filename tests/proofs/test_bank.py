@@ -18,17 +18,13 @@ from lora_lab.lessons import LESSONS
 
 ASSETS = Path(proofs.__file__).parents[1] / "assets"
 LEVELS = ("screen", "onsite", "expert")
-TOPICS = (
-    "basics counting memory speed initialisation scaling rank targets training variants quantisation merging serving "
-    "evaluation theory practice"
+TOPICS = (  # in teaching order
+    "basics initialisation theory counting memory speed scaling rank targets training variants quantisation merging "
+    "serving evaluation practice"
 ).split()
 TEXTS = ("id", "level", "topic", "lesson", "question", "answer", "wrong", "why", "source", "proof")
 FIELDS = {*TEXTS, "numbers", "fixed", "change", "rubric"}
-BANK = [
-    question
-    for path in sorted(ASSETS.glob("interview*.toml"))
-    for question in tomllib.loads(path.read_text(encoding="utf-8"))["question"]
-]
+BANK = tomllib.loads((ASSETS / "interview.toml").read_text(encoding="utf-8"))["question"]
 each_question = pytest.mark.parametrize("question", BANK, ids=[str(q.get("id", i)) for i, q in enumerate(BANK)])
 
 
@@ -169,9 +165,14 @@ def test_ids_and_questions_are_unique():
         assert not twice, f"{field} used twice: {twice}"
 
 
+def test_topics_come_in_teaching_order():
+    topics = [question["topic"] for question in BANK]
+    assert topics == sorted(topics, key=TOPICS.index) and set(topics) == set(TOPICS)
+
+
 def test_there_are_enough_at_every_level():
     levels = collections.Counter(question["level"] for question in BANK)
-    assert len(BANK) >= 80 and all(levels[level] >= 20 for level in LEVELS), levels
+    assert len(BANK) >= 85 and all(levels[level] >= 22 for level in LEVELS), levels
 
 
 # Proofs
