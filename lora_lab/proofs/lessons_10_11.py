@@ -33,6 +33,22 @@ def _matrices(model) -> dict:
     return {name: p for name, p in model.named_parameters() if "lora_" in name}
 
 
+def l10_the_card(verdict: str = "exact") -> Result:
+    """How the ledger judges the card's sentences: how many have this verdict, and what is said of the others."""
+    from collections import Counter
+
+    from lora_lab import ledger
+
+    card = ledger.claims("card")
+    counts = Counter(claim.verdict for claim in card)
+    others = len(card) - counts[verdict]
+    return {name: counts[name] for name in ledger.VERDICTS} | {
+        "sentences": len(card),
+        "fewer_than_half": 2 * counts[verdict] < len(card),
+        "most_others_depend_or_mislead": 2 * (counts["depends"] + counts["misleading"]) > others,
+    }
+
+
 def l11_level_loss(steps: int = 5) -> Result:
     """A healthy adapter, one frozen after it was put on (twice frozen), and one in float16, trained by Adam.
 
