@@ -104,6 +104,9 @@ def main(args: argparse.Namespace) -> int:
     students = read_students(Path(args.students)) if args.students else seats
     kinds, tasks = ([word for word in text.split(",") if word] for text in (args.drills, args.exercises))
     make(out, lessons, students, args.seed, kinds, tasks)
-    print(f"{len(lessons)} lessons and {len(students)} students: {out}")
+    counts = [
+        f"{len(them)} {what}{'s' * (len(them) != 1)}" for what, them in (("lesson", lessons), ("student", students))
+    ]
+    print(f"{' and '.join(counts)}: {out}")
     print("For the students: handouts, slides, homework. For you alone: instructor and class.json.")
     return 0

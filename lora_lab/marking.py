@@ -76,7 +76,7 @@ def cells_of(entry: Submission) -> list[dict[str, Any]]:
         for cell in cells:
             source = cell["source"] if isinstance(cell["source"], str) else "".join(cell["source"])
             about = cell.get("metadata", {}).get("lora_lab", {})
-            made.append({"source": source, "answers": bool(about.get("drill") or about.get("exercise"))})
+            made.append({"source": source, "answers": str(about.get("drill") or about.get("exercise") or "")})
         return made
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it is no valid notebook ({type(error).__name__})") from None

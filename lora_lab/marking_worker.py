@@ -36,7 +36,9 @@ def main() -> None:
         write(out, (dumps({"token": token, "id": name, **what}) + "\n").encode())
 
     names: dict[str, Any] = {"__name__": "__main__"}
-    problems = run(job["cells"], {name for answer in job["answers"] for name in answer["binds"]}, names, job["seconds"])
+    problems = run(
+        job["cells"], {answer["id"]: set(answer["binds"]) for answer in job["answers"]}, names, job["seconds"]
+    )
     sys.path[:] = path
     practice = fresh_practice()
     for answer in job["answers"]:
@@ -71,20 +73,23 @@ def fresh_practice() -> ModuleType:
     return importlib.import_module("lora_lab.practice")
 
 
-def run(cells: list[dict], wanted: set[str], names: dict[str, Any], seconds: float) -> dict[str, str]:
-    """Run the cells in `names`. Returns a name that an answer needs -> what went wrong in the cell that gives it."""
+def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], seconds: float) -> dict[str, str]:
+    """Run the cells in `names`. Returns a name that an answer needs -> what went wrong in the cell that gives it.
+
+    `binds` is an answer's id -> the names that hold it; a cell's "answers" is the id of what it answers, or "".
+    """
     problems: dict[str, str] = {}
+    wanted = set().union(*binds.values())
     for cell in cells:
         try:
             nodes = parsed(cell["source"])
         except BaseException as error:
             nodes = []
             begun = set(re.findall(r"^(?:def |class )?(\w+)", cell["source"], re.MULTILINE))
-            problems |= dict.fromkeys(wanted & begun, said(error))
-        gives = wanted & {name for node in nodes for name in bound(node)}
-        whole = cell["answers"] or gives
+            problems |= dict.fromkeys(binds.get(cell["answers"], wanted & begun), said(error))
+        gives = binds.get(cell["answers"], set()) | (wanted & {name for node in nodes for name in bound(node)})
         for node in nodes:
-            if not whole and not isinstance(node, DEFINES):
+            if not gives and not isinstance(node, DEFINES):
                 continue
             try:
                 with at_most(max(1.0, seconds / 4)):

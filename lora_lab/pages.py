@@ -136,7 +136,7 @@ def prose(markdown: str, pages: Iterable[str] = ()) -> Html:
 
 def _link(found: re.Match, pages: set[str]) -> str:
     if found["code"] or found["auto"]:
-        return found["code"] or f"`{found['auto']}`"
+        return found["code"] or f"`{found['auto'].partition('//')[2]}`"
     name, dot, kind = found["to"].partition(".ipynb")
     if dot and name in pages:
         return f"[{found['text']}]({name}.html)"

@@ -47,7 +47,7 @@ def plan(lessons: Sequence[outline.Lesson], length: int) -> list[Step]:
                 if id(posed) in tasks:
                     steps.append(Step(handouts.minutes(posed), lesson.number, f"Exercise: {posed.title}"))
     if length >= BREAK_FROM:
-        _insert_break(steps, length)
+        _insert_break(steps)
     steps.append(Step(ends, "", "End: everybody says one of the lesson's five lines aloud; homework"))
     return steps
 
@@ -101,11 +101,12 @@ def _tasks(chosen: Iterable[list[outline.Section]], left: int) -> tuple[set[int]
     return taken, spent
 
 
-def _insert_break(steps: list[Step], length: int) -> None:
-    spent = 0
+def _insert_break(steps: list[Step]) -> None:
+    """A break after the step in which half of what was planned is over."""
+    spent, half = 0, sum(step.minutes for step in steps) / 2
     for at, step in enumerate(steps):
         spent += step.minutes
-        if spent >= (length - BREAK) / 2:
+        if spent >= half:
             steps.insert(at + 1, Step(BREAK, "", "Break"))
             return
 
@@ -114,7 +115,7 @@ def written(lessons: Sequence[outline.Lesson], length: int) -> str:
     """The plan as Markdown: a table with the minute each step begins, then the guesses to put to the vote."""
     steps = plan(lessons, length)
     used = sum(step.minutes for step in steps)
-    rest = f"; the other {length - used} are for questions" if used < length else ""
+    rest = f"; {length - used} are left for questions" if used < length else ""
     names = [f"{lesson.number} {lesson.title}" for lesson in lessons if any(s.lesson == lesson.number for s in steps)]
     lines = [
         f"# A class of {length} minutes",

@@ -25,6 +25,7 @@ main, .slide pre { font-size: clamp(1.05rem, .6rem + 1.1vw, 1.7rem); }
 .kind { color: #0b4f9e; font-weight: bold; margin: 1rem 0 0; }
 nav.bar { position: fixed; right: 0; bottom: 0; left: 0; background: #fff; border-top: 1px solid #767676;
   padding: .4rem 1rem; display: flex; gap: 1rem; align-items: center; justify-content: center; }
+nav[hidden] { display: none; }
 nav.bar button { font: inherit; padding: .2rem .9rem; }
 @media print {
   @page { size: landscape; margin: 12mm; }
@@ -108,7 +109,7 @@ def deck(lesson: outline.Lesson) -> str:
     buttons = [tag("button", text, type="button", id=name) for name, text in NAVIGATION.items()]
     buttons.insert(1, tag("span", "", id="count", role="status"))
     bar = tag("nav", *buttons, class_="bar", aria_label="Slides", hidden="")
-    return pages.frame(f"Slides: {title}", overview, *shown, bar, style=STYLE, script=SCRIPT)
+    return pages.frame(f"Slides: {title}", *shown, overview, bar, style=STYLE, script=SCRIPT)
 
 
 NAVIGATION = {"last": "Previous", "next": "Next", "all": "All slides"}
