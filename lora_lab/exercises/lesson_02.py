@@ -227,6 +227,8 @@ def rank_needed(attempt: Attempt) -> str:
                 "one too few: something must then be missing on these examples.": right - 1,
                 "that adds the two ranks up. A product has the smaller of them at most.": of_change + of_x,
                 "that multiplies the two ranks. A product has the smaller of them at most.": of_change * of_x,
+                "C^½ has rounding errors near 1e-8 in the place of zeros, and they are counted. Give matrix_rank a "
+                "tol, or take the rank of the outputs x @ change.T.": int(rank(change @ _root(x))),
             },
             seen,
             0,
@@ -245,3 +247,9 @@ def _needs(draw: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, str]
         "here the change has rank 6, the data 5 directions, of which the change acts on 2",
     )
     return list(zip(act, use, seen, strict=True))
+
+
+def _root(x: np.ndarray) -> np.ndarray:
+    """C^½ for C = the mean of x xᵀ, as one computes it: negative eigenvalues, which are rounding, set to zero."""
+    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    return (vectors * np.sqrt(values.clip(0))) @ vectors.T

@@ -223,6 +223,13 @@ def by_the_second_moment(change, x):
 
 
 @right("rank_needed")
+def by_the_root_of_the_moment(change, x):
+    values, vectors = np.linalg.eigh(x.T @ x / len(x))
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    return int(np.linalg.matrix_rank(change @ root, tol=1e-6))
+
+
+@right("rank_needed")
 def by_trying(change, x):
     moment = x.T @ x / len(x)
     return next(r for r in range(1, 99) if lowrank.data_floor(change, moment, r, relative=True) < 1e-6)
