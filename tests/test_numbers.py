@@ -2,7 +2,7 @@
 
 A number counts if it has three or more digits (from the first that is not 0), or a unit: % TB GB MB kB GiB MiB KiB
 bytes, bits, ns µs ms s seconds minutes hours, x (or ×) behind it, times, nats, FLOP(s) and their multiples, percent,
-points, million, billion. Numbers written as words ("a third") are not read.
+points, million (M), billion. Numbers written as words ("a third") are not read.
 
 It may stand there if it is
 1.  in the ledger: among the `numbers` of a claim of that lesson or of the card, or `fixed` there (README: any claim's);
@@ -49,7 +49,7 @@ README = "README"
 
 BYTES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "KB": 1e3, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 SECONDS = {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "seconds": 1, "second": 1, "minutes": 60, "minute": 60}
-SCALE = BYTES | SECONDS | {"hours": 3600, "hour": 3600, "million": 1e6, "billion": 1e9, "%": 1e-2, "percent": 1e-2}
+SCALE = BYTES | SECONDS | {"hours": 3600, "hour": 3600, "million": 1e6, "M": 1e6, "billion": 1e9, "%": 1e-2, "percent": 1e-2}
 SCALE |= {f"{letter}FLOP{s}": size for letter, size in {"": 1, "G": 1e9, "T": 1e12}.items() for s in ("", "s")}
 PLAIN = ("bytes", "byte", "bits", "bit", "times", "nats", "nat", "points", "x", "×")
 UNIT = "|".join(sorted(map(re.escape, (*SCALE, *PLAIN)), key=len, reverse=True))

@@ -143,12 +143,17 @@ def claim_rank_of_a_correction(rank: int = 8, width: int = 48, seed: int = 0) ->
 def claim_default_rank(rank: int = 8) -> Result:
     """Which rank widely used configurations start from: peft's default, as installed, and those of other sources.
 
+    And the factor, alpha / rank, that peft's defaults come to.
+
     Sources: artidoro/qlora, qlora.py (64); "LoRA Without Regret" (32 in Tinker).
     """
     import peft
 
-    defaults = {"peft": peft.LoraConfig().r, "qlora": 64, "tinker": 32}
+    started = peft.LoraConfig()
+    defaults = {"peft": started.r, "qlora": 64, "tinker": 32}
     return {f"default_{name}": value for name, value in defaults.items()} | {
+        "factor_in_peft": started.lora_alpha / started.r,
         "peft_starts_at_this": defaults["peft"] == rank,
+        "peft_does_not_start_at_twice_the_rank": started.lora_alpha != 2 * started.r,
         "not_the_only_default": len(set(defaults.values())) > 1,
     }
