@@ -131,8 +131,13 @@ class Deck:
     ) -> None:
         self.questions, self.today = {question.id: question for question in questions}, today
         self.file: Path | None = path() if file is None else Path(file)
+        self.new = new
         self.cards, self.message = self._load()
-        self.waiting = queue(list(self.questions), self.cards, today(), new)
+        self.deal()
+
+    def deal(self) -> None:
+        """Begin a sitting: what is due today, and a few new cards."""
+        self.waiting = queue(list(self.questions), self.cards, self.today(), self.new)
         self.known = 0
 
     @property
@@ -207,7 +212,9 @@ class CardPanel:
         self.grades = {
             grade: panel.button(label, lambda grade=grade: self.grade(grade)) for grade, label in GRADES.items()
         }
-        self.box = panel.column(self.front, self.back, panel.row(self.reveal, *self.grades.values()), self.note)
+        self.again = panel.button("Deal again", self.deal, "what is due by now, and new cards")
+        self.buttons = (self.reveal, *self.grades.values(), self.again)
+        self.box = panel.column(self.front, self.back, panel.row(*self.buttons), self.note)
         self.ask()
 
     def ask(self) -> None:
@@ -215,22 +222,28 @@ class CardPanel:
         self.panel.say(self.front, front(self.deck))
         self.panel.say(self.back)
         self.panel.say(self.note, self.deck.message)
-        shown = [self.reveal] if self.deck.current else []
-        self.panel.only(shown, [self.reveal, *self.grades.values()])
+        self.onward = self.reveal if self.deck.current else self.again
+        self.panel.only([self.onward], self.buttons)
 
     def turn(self) -> None:
         """Show the back of the current card, and ask how well it was known."""
         if self.deck.current is None:
             return
         self.panel.say(self.back, answer(self.deck.current))
-        self.panel.only(self.grades.values(), [self.reveal, *self.grades.values()])
+        self.panel.only(self.grades.values(), self.buttons)
         self.panel.focus(self.grades["good"])
 
     def grade(self, grade: str) -> None:
+        """Note how well the current card was known, and show the next."""
         self.deck.grade(grade)
         self.ask()
-        if self.deck.current is not None:
-            self.panel.focus(self.reveal)
+        self.panel.focus(self.onward)
+
+    def deal(self) -> None:
+        """Begin another sitting."""
+        self.deck.deal()
+        self.ask()
+        self.panel.focus(self.onward)
 
     def _ipython_display_(self) -> None:
         count = len(self.deck.questions)

@@ -46,8 +46,11 @@ def cards(level: str | None = None, topic: str | None = None, file: str | Path |
 
 def mock(seed: int | str | None = None, level: str | None = None) -> mock_interview.MockPanel:
     """A timed mock interview of five questions, easy to hard, or all of one level. Without a seed: others each time."""
-    drawn = mock_interview.draw(bank.every(), _seed(seed), level)
-    return mock_interview.MockPanel(mock_interview.Session(drawn))
+
+    def session(seed: int | str) -> mock_interview.Session:
+        return mock_interview.Session(mock_interview.draw(bank.every(), seed, level))
+
+    return mock_interview.MockPanel(session(_seed(seed)), another=lambda: session(_seed(None)))
 
 
 def drill(kind: str, seed: int | str | None = None) -> DrillPanel:
@@ -81,7 +84,9 @@ class DrillPanel:
         self.panel = panel
         self.head, self.said = panel.words(), panel.words()
         layout = ipywidgets.Layout(width="260px")
-        self.given = ipywidgets.Text(placeholder="your answer", continuous_update=False, layout=layout)
+        self.given = ipywidgets.Text(
+            description="Answer", placeholder="a number", continuous_update=False, layout=layout
+        )
         self.unit = ipywidgets.Label()
         self.given.observe(lambda change: change["new"].strip() and self.judge(), names="value")
         self.buttons = [

@@ -169,30 +169,48 @@ def twin(questions: Sequence[Question]) -> Html:
 
 
 class MockPanel:
-    """A session on the page: Start; type or say the answer; Show the answer; tick what you said; Next; the report."""
+    """A session on the page: Start; type or say the answer; Show the answer; tick what you said; Next; the report.
 
-    def __init__(self, session: Session) -> None:
+    `another` makes the session that "Another interview" begins after the report.
+    """
+
+    def __init__(self, session: Session, another: Callable[[], Session] | None = None) -> None:
         import ipywidgets
 
         from lora_lab import panel
 
-        self.session, self.panel = session, panel
+        self.panel, self.another = panel, another
         self.head, self.clock, self.back = panel.words(), panel.words(), panel.words()
         wide = {"width": "100%", "max_width": panel.WIDTH}
-        self.said = ipywidgets.Textarea(placeholder="Say it aloud, or type it here", layout=ipywidgets.Layout(**wide))
+        self.said = ipywidgets.Textarea(
+            description="Answer", placeholder="Say it aloud, or type it here", layout=ipywidgets.Layout(**wide)
+        )
         self.ticks = [ipywidgets.Checkbox(indent=False, layout=ipywidgets.Layout(**wide)) for _ in range(POINTS)]
         self.start = panel.button("Start the clock", self.begin)
         self.reveal = panel.button("Show the answer", self.show_answer)
         self.onward = panel.button("Next question", self.go_on)
-        self.buttons = (self.start, self.reveal, self.onward)
+        self.anew = panel.button("Another interview", self.begin_anew)
+        self.buttons = (self.start, self.reveal, self.onward, self.anew)
         self.parts = (self.said, *self.ticks, *self.buttons)
         self.box = panel.column(self.head, self.clock, self.said, self.back, *self.ticks, panel.row(*self.buttons))
+        self.put(session)
+
+    def put(self, session: Session) -> None:
+        """Offer this session."""
+        self.session = session
         allotted = sum(turn.allotted for turn in session.turns)
-        panel.say(
+        self.panel.say(
             self.head,
             f"{len(session.turns)} questions, {minutes(allotted)} minutes in all. Each has a clock of its own.",
         )
-        panel.only([self.start], self.parts)
+        self.panel.say(self.back)
+        self.panel.only([self.start], self.parts)
+
+    def begin_anew(self) -> None:
+        """Offer other questions."""
+        if self.another is not None:
+            self.put(self.another())
+            self.panel.focus(self.start)
 
     def begin(self) -> None:
         self.session.begin()
@@ -248,7 +266,8 @@ class MockPanel:
             self.panel.say(self.head, report(self.session))
             self.panel.say(self.back)
             self.clock.value = ""
-            self.panel.only([], self.parts)
+            self.panel.only([self.anew] if self.another else [], self.parts)
+            self.panel.focus(self.anew)
         else:
             self.ask()
 

@@ -212,8 +212,23 @@ def test_buttons_lead_through_a_sitting_and_the_focus_goes_along(file, focused):
         mine.reveal.click()
         mine.grades["good"].click()
     assert "No more cards for today" in mine.front.value
-    assert all(panel.hidden(button) for button in (mine.reveal, *mine.grades.values()))
+    assert [panel.hidden(button) for button in mine.buttons] == [True] * 4 + [False] and focused[-1] is mine.again
     assert flashcards.load(file)[0]["a"] == Card(1, day(1), 2)
+
+
+def test_a_kernel_left_on_overnight_deals_what_is_due_in_the_morning(file, focused):
+    days = [TODAY]
+    mine = flashcards.CardPanel(flashcards.Deck(QUESTIONS, file, lambda: days[0], new=2))
+    for _ in range(2):
+        mine.reveal.click()
+        mine.grades["good"].click()
+    mine.again.click()  # the same day: one card has never been seen
+    assert "c?" in mine.front.value and focused[-1] is mine.reveal
+    mine.reveal.click()
+    mine.grades["good"].click()
+    days[0] += datetime.timedelta(days=1)
+    mine.again.click()
+    assert "3 to go, 0 known" in mine.front.value and "a?" in mine.front.value
 
 
 def test_the_message_about_the_file_is_shown(file):

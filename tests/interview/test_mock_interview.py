@@ -174,6 +174,20 @@ def test_a_whole_interview_by_buttons(session, clock, focused):
     assert session.turns[0].said == "my answer"
 
 
+def test_another_interview_follows_the_report(session, clock, focused):
+    other = Session(draw(bank.every(), 1), clock)
+    mock = MockPanel(session, another=lambda: other)
+    mock.start.click()
+    for _ in range(5):
+        mock.reveal.click()
+        mock.onward.click()
+    assert shown(mock) == [mock.anew] and focused[-1] is mock.anew
+    mock.anew.click()
+    assert mock.session is other and shown(mock) == [mock.start] and focused[-1] is mock.start
+    mock.start.click()
+    assert other.turns[0].question.question.replace("`", "") in read(mock.head.value)
+
+
 def test_the_clock_ticks_while_a_question_is_on_and_stops(session, clock, monkeypatch):
     async def go():
         naps = []
