@@ -22,7 +22,8 @@ comments; arXiv ids and issue numbers (`repository#12`); years; versions (1.2.3,
 transformers, ipywidgets, JupyterLab); names (a word with letters before its number: GPT-2, Llama-3.1-8B, SmolLM2-135M;
 sizes such as 7B); cross-references (lesson, section, sections, table, tables, appendix, exercise, bug, figure, row,
 equation, page, footnote, part, step); the number of a heading or of a list's line; lists of a matrix's sides such as
-[4096, 8]; the minutes of a lesson's first cell and of an exercise's heading; the ids in <small>.
+[4096, 8]; the widths of types (4, 8, 16, 32 and 64 bits); the minutes of a lesson's first cell and of an exercise's
+heading; the ids in <small>.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import re
 import tokenize
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -47,12 +48,22 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ALLOWED = Path(__file__).parent / "numbers_allowed.toml"
 README = "README"
 
-BYTES = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "KB": 1e3, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
-SECONDS = {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "seconds": 1, "second": 1, "minutes": 60, "minute": 60}
-SCALE = BYTES | SECONDS | {"hours": 3600, "hour": 3600, "million": 1e6, "M": 1e6, "billion": 1e9, "%": 1e-2, "percent": 1e-2}
-SCALE |= {f"{letter}FLOP{s}": size for letter, size in {"": 1, "G": 1e9, "T": 1e12}.items() for s in ("", "s")}
-PLAIN = ("bytes", "byte", "bits", "bit", "times", "nats", "nat", "points", "x", "×")
-UNIT = "|".join(sorted(map(re.escape, (*SCALE, *PLAIN)), key=len, reverse=True))
+FAMILIES = {
+    "bytes": {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3, "KB": 1e3, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+    | {"bytes": 1, "byte": 1},
+    "time": {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "seconds": 1, "second": 1, "minutes": 60, "minute": 60}
+    | {"hours": 3600, "hour": 3600},
+    "count": {"million": 1e6, "M": 1e6, "billion": 1e9},
+    "work": {f"{letter}FLOP{s}": n for letter, n in {"": 1, "G": 1e9, "T": 1e12}.items() for s in ("", "s")},
+    "share": {"%": 1e-2, "percent": 1e-2},
+    "bits": {"bits": 1, "bit": 1},
+    "nats": {"nats": 1, "nat": 1},
+    "times": {"times": 1, "x": 1, "×": 1},
+    "points": {"points": 1},
+}
+FAMILY = {unit: family for family, units in FAMILIES.items() for unit in units}
+SCALE = {unit: size for units in FAMILIES.values() for unit, size in units.items()} | {"": 1.0}
+UNIT = "|".join(sorted(map(re.escape, FAMILY), key=len, reverse=True))
 NUMBER = re.compile(
     r"(?<![\w.,])(?P<number>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
     rf"(?:(?:\s|-|&nbsp;)?(?P<unit>{UNIT})(?![\w]))?(?![\w])"
@@ -82,7 +93,8 @@ LEFT_OUT = [
         r"^#+ \d+\.? ",
         r"^\s*\d+\. ",
         r"\[[\w ×√/*]+(?:,\s*[\w ×√/*]+)+\]",
-        r"\(●[●○]*, \d+ minutes\)",
+        r"[●○]+, \d+ minutes",
+        r"\b(?:4|8|16|32|64)[- ]bits?\b",
     )
 ]
 
@@ -107,19 +119,26 @@ class Number:
 
     def follows(self, result: float | None) -> bool:
         """Whether it is what the arithmetic before it gives."""
-        return result is not None and (self.within(result) or self.within(result, SCALE.get(self.unit, 1.0)))
+        return result is not None and (self.within(result) or self.within(result, SCALE[self.unit]))
 
     def agrees(self, other: Number) -> bool:
-        """Whether `other`, printed, rounds to this one."""
-        if self.unit in ("%", "percent"):
-            shown = other.value / 100 if other.unit == "%" else other.value
-            return (other.unit == "%" or (not other.unit and shown <= 1)) and self.within(shown, 0.01)
-        if other.unit == "%":
-            return False
-        mine, its = SCALE.get(self.unit, 1.0), SCALE.get(other.unit, 1.0)
-        if other.unit in SCALE and self.unit in SCALE:
-            return self.within(other.value * its, mine)
-        return self.within(other.value) or (mine != 1 and self.within(other.value, mine))
+        """Whether `other`, printed, rounds to this one.
+
+        Where only one of them has a unit, the other may be in that unit (a table's head says it) or in its base (bytes,
+        seconds); a share is printed as one, or with "%"; a million is never a bare 1.
+        """
+        mine, its = FAMILY.get(self.unit), FAMILY.get(other.unit)
+        if mine and its or its == "share":
+            return mine == its and self.rounds(other, SCALE[other.unit], SCALE[self.unit])
+        if mine == "share":
+            return other.value <= 1 and self.rounds(other, 1.0, SCALE[self.unit])
+        bare = mine != "count" and self.rounds(other)
+        return bare or self.rounds(other, SCALE[other.unit], SCALE[self.unit])
+
+    def rounds(self, other: Number, its: float = 1.0, mine: float = 1.0) -> bool:
+        """Whether the two are one number, this one with no more digits; each is multiplied by its unit."""
+        fine = other.last * its <= self.last * mine * (1 + 1e-9)
+        return fine and self.within(other.value * its, mine)
 
 
 def numbers(text: str) -> Iterator[Number]:
@@ -183,11 +202,11 @@ def printed(cell) -> Iterator[Number]:
 
 
 def coded(cell) -> Iterator[Number]:
-    """The numbers in a cell's code: no strings, no comments."""
+    """The numbers in a cell's code, which are exact: no strings, no comments."""
     source = re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NUMBER:
-            yield from numbers(token.string.replace("_", ""))
+            yield from (replace(number, last=0.0) for number in numbers(token.string.replace("_", "")))
 
 
 def of_the_ledger(lesson: str) -> Iterator[Number]:
@@ -278,12 +297,14 @@ def reported(text: str, **how: str) -> list[str]:
         ("0.390625%", "It is 0.38 %.", ["0.38 %"]),
         ("0.427", "It is 0.4271: more digits than were printed.", ["0.4271"]),
         ("share 0.427", "Nearly 43 % is missing.", []),
+        ("share 0.4", "It is 40 %, not 40.0 %.", ["40 %", "40.0 %"]),
         ("share 0.427", "Nearly 42 % is missing.", ["42 %"]),
         ("427 rows", "Nearly 4 % is missing.", ["4 %"]),
         ("13,476,831,232 bytes", "The model takes 13.5 GB.", []),
         ("13,476,831,232 bytes", "The model takes 13.4 GB.", ["13.4 GB"]),
         ("weights 13.48", "The model takes 13.5 GB.", []),
         ("389 MB", "The model takes 389 GB.", ["389 GB"]),
+        ("5.9 and 28 ms", "It has 6 million numbers, and takes 28 GB.", ["6 million", "28 GB"]),
         ("loss 3.61", "It ends at 3.6 nats, from 4.74.", ["4.74"]),
         ("65536", "They have 65,536 numbers, not 65,535.", ["65,535"]),
         ("together 28 ms", "It took 28 ms, and 42 ms apart.", ["42 ms"]),
@@ -303,7 +324,9 @@ def test_a_number_is_reported_unless_it_was_printed(shown, text, lost):
         ("Hu and others, 2021, arXiv 2106.09685, section 4.135", []),
         ("tloen/alpaca-lora#352, lesson 123, tables 123 and 124, exercise 123", []),
         ("Llama-3.1-8B, RoBERTa-125, a 7B, Python 3.11 to 3.144, torch 2.13.0", []),
-        ("### Exercise 2: mind the brackets (●●○, 5 minutes)", []),
+        ("*difficulty ●○○, importance ●●○, 5 minutes*", []),
+        ("In 16 bits, a 4-bit base, 3.127 bits, 5 bits", ["3.127 bits", "5 bits"]),
+        ("4 million, 4.2 million, 5 million", ["5 million"]),
         ("It takes 5 minutes.", ["5 minutes"]),
         ("W is [4097, 4098] and has 4099 rows", ["4099"]),
         ("128 examples bring 128 × 64 = 8,192 answers", ["128", "128"]),
