@@ -1,4 +1,4 @@
-"""What the card says and no other module proves: the book, the order of A and B, what rank buys, subspaces."""
+"""What the card says and no other module proves: the book, what rank buys, cutting against training."""
 
 from __future__ import annotations
 
@@ -16,30 +16,6 @@ def claim_book_pages(rank: int = 8, width: int = 4096) -> Result:
         "share": (a + b) / whole,
         "share_of_a_alone": a / whole,
         "half_of_it_is_b": (a + b) // width == 2 * rank,
-    }
-
-
-def claim_order_of_the_factors(width: int = 6, rank: int = 2, scale: float = 2.0, seed: int = 0) -> Result:
-    """Four readings of one adapter, with numbers: column, row and PyTorch form agree, the card's A B x does not.
-
-    The card's shapes, A [in, r] and B [r, out], are the row form's; A·B·x applies B first and computes with the
-    transpose. Source: Hu et al. 2021, equation 3; Dettmers et al. 2023, equation 3.
-    """
-    import numpy as np
-
-    random = np.random.default_rng(seed)
-    w, x = random.standard_normal((width, width)), random.standard_normal(width)
-    a, b = random.standard_normal((rank, width)), random.standard_normal((width, rank))  # PyTorch: [r, in], [out, r]
-    card_a, card_b = a.T, b.T
-    column = w @ x + scale * (b @ (a @ x))
-    row = x @ w.T + scale * ((x @ card_a) @ card_b)
-    batch = (x[None] @ w.T + scale * (x[None] @ a.T) @ b.T)[0]
-    written = w @ x + scale * (card_a @ (card_b @ x))
-    return {
-        "apart_as_written": float(np.linalg.norm(written - column) / np.linalg.norm(column - w @ x)),
-        "column_row_and_torch_agree": bool(np.allclose(column, row) and np.allclose(column, batch)),
-        "a_b_x_is_another_vector": not np.allclose(written, column),
-        "a_b_is_the_transpose": bool(np.allclose(card_a @ card_b, (b @ a).T)),
     }
 
 
@@ -86,38 +62,6 @@ def claim_no_approximation(rank: int = 1) -> Result:
         result |= {f"{task}_cut": mean(cut), f"{task}_trained": mean(trained)}
         result |= {f"{task}_trained_is_better": max(trained) < min(cut)}
     return result
-
-
-def claim_full_update_has_no_low_rank(share: float = 0.9) -> Result:
-    """Directions that hold `share` of what full fine-tuning added to a real matrix, beside what LoRA needs to suffice.
-
-    The matrix [128, 256] is one of the course's model after training on Python source (recorded: spectrum); that rank 1
-    makes most of the gain in loss is from the runs (recorded: rank).
-    """
-    from statistics import mean
-
-    import numpy as np
-
-    from lora_lab import experiments, lowrank
-
-    update = experiments.matrix(experiments.recorded("spectrum")["update"])
-    chance = np.random.default_rng(0).standard_normal(update.shape)
-    needed, by_chance = (lowrank.rank_for_energy(m, share) for m in (update, chance))
-    record = experiments.recorded("rank")
-    best = experiments.best_rows(record["rows"])
-    gain = {
-        label: record["before"]["pirate"]["loss"] - mean(row["loss"] for row in best["pirate", label])
-        for label in ("rank 1", "full")
-    }
-    return {
-        "directions": min(update.shape),
-        "needed": needed,
-        "needed_by_chance": by_chance,
-        "gain_of_rank_1": gain["rank 1"] / gain["full"],
-        "not_of_low_rank": needed > 16,
-        "not_like_noise": needed < 0.7 * by_chance,
-        "rank_1_makes_most_of_the_gain": gain["rank 1"] / gain["full"] > 0.8,
-    }
 
 
 def claim_rank_of_a_correction(rank: int = 8, width: int = 48, seed: int = 0) -> Result:

@@ -5,40 +5,6 @@ from __future__ import annotations
 from lora_lab.proofs import Result
 
 
-def l00_only_a_and_b_move(rank: int = 4, steps: int = 3) -> Result:
-    """Train a layer of this package for a few steps: what it computes by formula, and which tensors have changed."""
-    import torch
-    from torch import nn
-
-    from lora_lab.adapters import add_adapter
-    from lora_lab.config import LoraConfig
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 16))
-    x, wanted = torch.randn(8, 24), torch.randn(8, 16)
-    plain = model(x).detach()
-    layer = add_adapter(model, LoraConfig(rank=rank, alpha=2 * rank))[0]
-    unchanged = torch.equal(model(x), plain)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        (model(x) - wanted).square().mean().backward()
-        optimizer.step()
-    moved = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
-    (a, b), w, bias = layer.matrices("default"), layer.base.weight, layer.base.bias
-    by_formula = x @ w.T + bias + 2 * (x @ a.T) @ b.T
-    return {
-        "moved": len(moved),
-        "rank_of_the_update": int(torch.linalg.matrix_rank((b @ a).double(), rtol=1e-5)),
-        "starts_as_the_old_model": unchanged,
-        "computes_the_formula": bool(torch.allclose(model(x), by_formula, atol=1e-5)),
-        "w_is_frozen": all(".A." in name or ".B." in name for name in moved),
-        "a_and_b_move": len(moved) == 2,
-        "update_has_rank_r_at_most": int(torch.linalg.matrix_rank((b @ a).double(), rtol=1e-5)) <= rank,
-    }
-
-
 def l01_rows_are_mixtures(out_features: int = 12, in_features: int = 10, rank: int = 3) -> Result:
     """A reads x into `rank` numbers, B writes them; every row of B A is in the span of A's rows; its rank."""
     import numpy as np
@@ -58,25 +24,6 @@ def l01_rows_are_mixtures(out_features: int = 12, in_features: int = 10, rank: i
         "rows_are_mixtures_and_b_says_which": bool(np.allclose(weights, b)),
         "rank_at_most_r": int(np.linalg.matrix_rank(b @ a)) <= rank,
         "not_any_matrix": float(np.linalg.norm(not_a_mixture)) > 0.1,
-    }
-
-
-def l01_trained_is_not_cut(rank: int = 4, inputs: str = "anisotropic", steps: int = 400) -> Result:
-    """A student of rank r against the teacher's full change cut to rank r, on inputs that vary unevenly.
-
-    Loss: share of the change's output that is missing. The student sees no full update at any time.
-    """
-    from lora_lab import lowrank, teacher_student
-
-    task = teacher_student.problem(24, 24, inputs=inputs, seed=0)
-    cut = task.loss(lowrank.truncate(task.update, rank))
-    trained = float(teacher_student.train(task, rank, float(rank), 0.03, steps)[-1])
-    return {
-        "cut_misses": cut,
-        "trained_misses": trained,
-        "least_possible": task.floor(rank),
-        "trained_is_better": trained < 0.9 * cut,
-        "near_the_least_possible": task.floor(rank) - 1e-9 < trained < 1.1 * task.floor(rank),
     }
 
 
@@ -129,22 +76,6 @@ def l02_nearest_of_its_rank(rank: int = 2, size: int = 16, opponents: int = 200)
     }
 
 
-def l02_training_ends_on_the_floor(rank: int = 2, steps: int = 600) -> Result:
-    """A floor known before training, the squares beyond the r-th, and where a trained student of that rank ends."""
-    from lora_lab import lowrank, teacher_student
-
-    task = teacher_student.problem(16, 8, "power law", seed=1)
-    floor = 1 - float(lowrank.energy(task.update)[rank - 1])
-    curve = teacher_student.train(task, rank, float(rank), 0.02, steps)
-    return {
-        "floor": floor,
-        "trained": float(curve[-1]),
-        "floor_is_the_other_squares": abs(floor - task.floor(rank)) < 1e-9,
-        "never_below": float(curve.min()) >= floor - 1e-9,
-        "reaches_it": float(curve[-1]) < 1.05 * floor,
-    }
-
-
 def l02_low_rank_where_the_data_is(rank: int = 8, width: int = 64) -> Result:
     """What rank r must miss of a change whose strengths are all alike: on white inputs, and on variances 1/i and 1/i^2.
 
@@ -173,35 +104,6 @@ def l02_low_rank_where_the_data_is(rank: int = 8, width: int = 64) -> Result:
         "less_is_missing_where_the_data_is": steep < uneven < white,
         "enough_for_these_data": steep < 0.1,
         "and_no_description_of_the_change": as_a_matrix > 0.8,
-    }
-
-
-def l03_who_moves_first(rank: int = 8) -> Result:
-    """Gradients of A and B at step 0 and at step 1, from B = 0; and from both zero, where nothing ever moves."""
-    import torch
-
-    torch.manual_seed(0)
-    x, change = torch.randn(64, 32), torch.randn(32, 2) @ torch.randn(2, 32)
-
-    def gradients(a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
-        loss = (x @ (b @ a).T - x @ change.T).square().mean()
-        return tuple(g.abs().max().item() for g in torch.autograd.grad(loss, (a, b)))
-
-    a = (torch.randn(rank, 32) / 32**0.5).requires_grad_()
-    b = torch.zeros(32, rank, requires_grad=True)
-    a_first, b_first = gradients(a, b)
-    loss = (x @ (b @ a).T - x @ change.T).square().mean()
-    stepped = (b - 0.1 * torch.autograd.grad(loss, b)[0]).detach().requires_grad_()
-    a_second, b_second = gradients(a, stepped)
-    both_zero = gradients(torch.zeros_like(a).requires_grad_(), b)
-    return {
-        "gradient_of_a_at_step_0": a_first,
-        "gradient_of_b_at_step_0": b_first,
-        "gradient_of_a_at_step_1": a_second,
-        "unchanged_at_first": not bool((b @ a).any()),
-        "b_moves_in_step_0": a_first == 0 < b_first,
-        "a_from_step_1_on": a_second > 0 and b_second > 0,
-        "both_zero_never_moves": max(both_zero) == 0,
     }
 
 
