@@ -185,7 +185,7 @@ def first_values(attempt: Attempt) -> str:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        for o, i, r in ((48, 400, 12), (300, 64, 8), (20, 50, 1)):
+        for o, i, r in ((48, 400, 12), (300, 256, 8), (20, 2000, 1)):
             case = f"first_values({o}, {i}, {r})"
             A, B = attempt.several(attempt(o, i, r), 2, f"{case} (A and B)")
             shapes = [tuple(getattr(one, "shape", ())) for one in (A, B)]
@@ -204,7 +204,7 @@ def first_values(attempt: Attempt) -> str:
                 "the zeros are on A. That learns too, but the paper and peft have them on B, which acts last.",
             )
             _random_enough(A, case)
-        again = attempt.array(attempt.several(attempt(20, 50, 1), 2)[0], (1, 50), "A of the second call")
+        again = attempt.array(attempt.several(attempt(20, 2000, 1), 2)[0], (1, 2000), "A of the second call")
         expect(
             not np.array_equal(again, A),
             "the same numbers at every call: with a seed set inside, all layers of a model would start with one A.",
@@ -224,8 +224,9 @@ def _random_enough(A: np.ndarray, case: str) -> None:
     size = float(A.std()) * math.sqrt(3 * i)  # 1 for kaiming_uniform_ with a = √5
     if 0.7 < size / math.sqrt(i / r) < 1.4 and size > 1.9:
         raise NotYet(f"A is of size 1/√rank in {case}. It adds up `in` products: the size goes by 1/√in.")
-    expect(size < 2.5, f"A's numbers are {size:.0f} times too large in {case}: what comes out of A grows with √in.")
-    expect(size > 0.4, f"A's numbers are {1 / size:.0f} times too small in {case}: about 1/√in is wanted.")
+    expect(size < 2.7, f"A's numbers are {size:.0f} times too large in {case}: what comes out of A grows with √in.")
+    expect(not 0.44 < size < 0.55, "A's numbers are half as large as nn.Linear's: a is 5**0.5 there, not 5.")
+    expect(size > 0.44, f"A's numbers are {1 / size:.0f} times too small in {case}: about 1/√in is wanted.")
 
 
 @exercise(

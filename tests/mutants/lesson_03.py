@@ -208,6 +208,16 @@ def from_a_linear(out_features, in_features, rank):
     return nn.Linear(in_features, rank).weight, nn.Parameter(torch.zeros(out_features, rank))
 
 
+@right("first_values")
+def as_kaiming_does_by_default(out_features, in_features, rank):
+    return nn.init.kaiming_uniform_(torch.empty(rank, in_features)), torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="5**0.5 there, not 5")
+def root_of_five_forgotten(out_features, in_features, rank):
+    return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=5), torch.zeros(out_features, rank)
+
+
 @wrong("first_values", says="both are zero")
 def both_zero(out_features, in_features, rank):
     return torch.zeros(rank, in_features), torch.zeros(out_features, rank)
