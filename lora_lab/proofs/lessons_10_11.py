@@ -35,16 +35,17 @@ def _matrices(model) -> dict:
 
 def l10_the_card(verdict: str = "exact") -> Result:
     """How the ledger judges the card's sentences: how many have this verdict, and what is said of the others."""
+    import tomllib
     from collections import Counter
+    from pathlib import Path
 
-    from lora_lab import ledger
-
-    card = ledger.claims("card")
-    counts = Counter(claim.verdict for claim in card)
-    others = len(card) - counts[verdict]
-    return {name: counts[name] for name in ledger.VERDICTS} | {
-        "sentences": len(card),
-        "fewer_than_half": 2 * counts[verdict] < len(card),
+    ledger = Path(__file__).parent.parent / "assets" / "claims.toml"
+    claims = tomllib.loads(ledger.read_text(encoding="utf-8"))["claim"]
+    counts = Counter(claim["verdict"] for claim in claims if claim["lesson"] == "card")
+    others = counts.total() - counts[verdict]
+    return {name: counts[name] for name in sorted(counts)} | {
+        "sentences": counts.total(),
+        "fewer_than_half": 2 * counts[verdict] < counts.total(),
         "most_others_depend_or_mislead": 2 * (counts["depends"] + counts["misleading"]) > others,
     }
 
