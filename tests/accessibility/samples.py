@@ -18,6 +18,7 @@ from lora_lab import (
     figures_breaks,
     figures_conformance,
     figures_counting,
+    figures_interview,
     figures_lowrank,
     figures_merging,
     figures_practice,
@@ -65,6 +66,10 @@ SAMPLES = {
     figures_merging.log_curves: lambda: figures_merging.log_curves(LINES, "x", "y", {"two": ([3], [4])}, (3, "a mark")),
     figures_serving.bench: lambda: figures_serving.bench(experiments.recorded("bench")["rows"]),
     figures_conformance.conformance: lambda: figures_conformance.conformance(experiments.recorded("conformance")),
+    figures_interview.by_verdict: lambda: figures_interview.by_verdict(
+        {"card": {"exact": 3, "approximate": 2, "depends": 4, "misleading": 1}, "lessons": {"exact": 9}}
+    ),
+    figures_interview.card_days: lambda: figures_interview.card_days({n: (X[:5], X[1:6]) for n in NAMES}, boxes=6),
     figures_practice.solved: lambda: figures_practice.solved({"01": (2, 1, 4), "03": (1, 0, 3)}),
 }
 QUICK = {"live_dial": {"tokens": 6}}
