@@ -1,4 +1,4 @@
-"""Proofs of what LoRA is: shapes and order, the zero that it starts from, and what the two factors leave open."""
+"""Proofs of what LoRA is: shapes and order, the zero that it starts from, what the two factors leave open."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def what_lora_is(width: int = 512, rank: int = 8, steps: int = 5, alpha: float =
         "frozen": weight.numel(),
         "share": trained / weight.numel(),
         "rank_of_the_update": int(torch.linalg.matrix_rank(update)),
+        "the_rank_is_no_larger": int(torch.linalg.matrix_rank(update)) <= rank,
         "w_is_untouched": torch.equal(layer.base.weight, weight),
         "the_update_is_not_zero": bool(update.norm() > 0),
         "merged_is_the_same_function": torch.allclose(linear(x, weight + update), layer(x), atol=1e-9),
@@ -137,44 +138,55 @@ def three_notations(width: int = 64, rank: int = 2, scale: int = 2) -> Result:
 
 
 def b_starts_at_zero(width: int = 64, rank: int = 8, scale: float = 2.0) -> Result:
-    """An untrained adapter: outputs to the bit the base's, a gradient for B, none for A."""
+    """An untrained adapter: outputs to the bit the base's, a gradient for B, none for A.
+
+    different_columns: how many columns of B's gradient differ from all others; a random A makes each another one.
+    """
     import torch
 
     layer = _layer(width, width, rank, scale)
     x = torch.randn(16, width, dtype=torch.float64)
     a, b = layer.matrices("default")
     layer(x).square().sum().backward()
+    columns = len(torch.unique(b.grad, dim=1).T)
     return {
         "change_of_output": float((layer(x) - layer.base(x)).detach().abs().max()),
         "gradient_of_b": float(b.grad.norm()),
         "gradient_of_a": float(a.grad.norm()),
+        "different_columns": columns,
+        "every_column_of_b_has_its_own": columns == rank,
         "starts_as_the_base": torch.equal(layer(x), layer.base(x)),
         "b_can_move": bool(b.grad.norm() > 0),
         "a_cannot_yet": not a.grad.any(),
     }
 
 
-def first_step_moves_b(width: int = 64, rank: int = 8, lr: float = 0.01) -> Result:
-    """How far A and B move in each of the first two steps of gradient descent: the norm of the change."""
+def first_step_moves_b(width: int = 64, rank: int = 8, lr: float = 0.01, weight_decay: float = 0.01) -> Result:
+    """How far A and B move in each of the first two steps, by Adam and by AdamW with decay: the norm of the change."""
     import torch
 
-    layer = _layer(width, width, rank, 2.0)
-    x, wanted = torch.randn(2, 32, width, dtype=torch.float64)
-    factors = layer.matrices("default")
-    optimizer = torch.optim.SGD(factors, lr=lr)
-    moved = []
-    for _ in range(2):
-        before = [f.detach().clone() for f in factors]
-        optimizer.zero_grad()
-        (layer(x) - wanted).square().sum().backward()
-        optimizer.step()
-        moved.append([float((f.detach() - old).norm()) for f, old in zip(factors, before, strict=True)])
-    (a1, b1), (a2, b2) = moved
+    def moves(decay: float) -> list[list[float]]:
+        layer = _layer(width, width, rank, 2.0)
+        x, wanted = torch.randn(2, 32, width, dtype=torch.float64)
+        factors, moved = layer.matrices("default"), []
+        optimizer = torch.optim.AdamW(factors, lr=lr, weight_decay=decay)
+        for _ in range(2):
+            before = [f.detach().clone() for f in factors]
+            optimizer.zero_grad()
+            (layer(x) - wanted).square().sum().backward()
+            optimizer.step()
+            moved.append([float((f.detach() - old).norm()) for f, old in zip(factors, before, strict=True)])
+        return moved
+
+    (a1, b1), (a2, b2) = moves(0.0)
+    decayed = moves(weight_decay)[0][0]
     return {
         "a_in_step_1": a1,
         "b_in_step_1": b1,
         "a_in_step_2": a2,
         "b_in_step_2": b2,
+        "a_in_step_1_with_decay": decayed,
+        "decay_moves_a_but_far_less_than_b_moves": 0 < decayed < 0.1 * b1,
         "only_b_in_step_1": a1 == 0 < b1,
         "both_in_step_2": min(a2, b2) > 0,
     }
@@ -271,20 +283,48 @@ def _start_from(random: str, bend: bool, width: int, rank: int, steps: int, lr: 
 def factors_are_not_unique(width: int = 64, rank: int = 8) -> Result:
     """(B M, M^-1 A) for a random M [rank, rank] is the same update as (B, A).
 
-    free: numbers that can change without any effect; real: dimensions of the matrices of that rank.
+    real: in how many directions B A moves, to first order, when A and B move in all of theirs: the rank of the
+    derivative of B A, found numerically. free: the directions of A and B that are left, which change nothing.
     """
     random = np.random.default_rng(0)
     a, b = random.normal(size=(rank, width)), random.normal(size=(width, rank))
     mix = random.normal(size=(rank, rank))
     other_a, other_b = np.linalg.solve(mix, a), b @ mix
     size = np.linalg.norm(b @ a)
-    trained = counting.lora_parameters(width, width, rank)
+    trained = a.size + b.size
+    derivative = np.hstack([np.kron(b, np.eye(width)), np.kron(np.eye(width), a.T)])  # [out in, numbers of A and B]
+    # The squares have the same rank and are far smaller. A random B A is far from lower ranks: the gap is wide.
+    strengths = np.linalg.eigvalsh(derivative.T @ derivative)
+    real = int((strengths > 1e-9 * strengths[-1]).sum())
     return {
         "trained": trained,
-        "free": rank * rank,
-        "real": trained - rank * rank,
+        "free": trained - real,
+        "real": real,
         "update_differs_by": float(np.linalg.norm(other_b @ other_a - b @ a) / size),
         "a_differs_by": float(np.linalg.norm(other_a - a) / np.linalg.norm(a)),
+        "as_many_are_free_as_m_has": trained - real == rank * rank,
         "same_update": bool(np.allclose(other_b @ other_a, b @ a)),
         "other_factors": bool(np.linalg.norm(other_a - a) > 0.1 * np.linalg.norm(a)),
+    }
+
+
+def not_one_matrix(width: int = 64, rank: int = 8) -> Result:
+    """What a trained LoRA adds to W x, and what a serial adapter with a ReLU adds: is there one matrix that does it?
+
+    Shares of the squares of what is added that the best matrix and bias, by least squares, cannot give; white inputs.
+    The serial adapter reads W's output, as in Houlsby et al. 2019.
+    """
+    random = np.random.default_rng(0)
+    x, w = random.normal(size=(32 * width, width)), random.normal(size=(width, width)) / width**0.5
+    down, up = random.normal(size=(rank, width)) / width**0.5, random.normal(size=(width, rank))
+    added = {"lora": x @ down.T @ up.T, "adapter": np.maximum(x @ w.T @ down.T, 0) @ up.T}
+    ones = np.hstack([x, np.ones((len(x), 1))])
+    missed = {}
+    for name, change in added.items():
+        left = change - ones @ np.linalg.lstsq(ones, change, rcond=None)[0]
+        missed[name] = float((left**2).sum() / (change**2).sum())
+    return {
+        **missed,
+        "lora_is_one_matrix": missed["lora"] < 1e-20,
+        "the_adapter_is_none": missed["adapter"] > 0.05,
     }

@@ -42,14 +42,17 @@ def memory_in_full(model: str = "Llama-2-7B", how: str = "full") -> Result:
     base, way = shapes.known(model).total, WAYS[how]
     cost = memory(shapes.known(model), how)
     states = sum(cost[bucket] for bucket in STATES)
+    eighteen = sum(memory(shapes.known(model), "full-18")[bucket] for bucket in STATES)
     return {
         "bytes": states,
         "per_parameter": states / base,
         "optimizer": cost["optimizer"],
         "optimizer_share": cost["optimizer"] / states,
         "only_weights": 2 * base,
-        "with_float32_gradients": states + 2 * base,
+        "with_float32_gradients": eighteen,
         "the_buckets_make_it": states == base * (way.weights + way.gradients + way.optimizer),
+        "float32_gradients_add_two_bytes": eighteen - sum(memory(shapes.known(model), "full")[b] for b in STATES)
+        == 2 * base,
         "most_is_optimizer": 2 * cost["optimizer"] > states,
     }
 
@@ -182,7 +185,10 @@ def memory_logits(rows: int = 8, length: int = 1024, small: str = "Gemma-2-2B", 
         "small_vocabulary": shapes.known(small).vocabulary,
         "large_vocabulary": shapes.known(large).vocabulary,
         "ratio": one / two,
-        "the_smaller_model_needs_more": one > two and shapes.known(small).total < shapes.known(large).total,
+        "small_in_all": sum(costs[0].values()),
+        "large_in_all": sum(costs[1].values()),
+        "it_is_the_smaller_model": shapes.known(small).total < shapes.known(large).total,
+        "and_needs_more_in_all": sum(costs[0].values()) > sum(costs[1].values()),
     }
 
 
@@ -240,7 +246,21 @@ def flops_one_matrix(width: int = 4096, rank: int = 8) -> Result:
 
 
 def flops_of_brackets(out_features: int = 4096, in_features: int = 4096, rank: int = 8) -> Result:
-    """Multiplications of B (A x) and of (B A) x for one x; the second forms a matrix of W's size first."""
+    """Multiplications of B (A x) and of (B A) x for one x; the second forms a matrix of W's size first.
+
+    By the formulas, and as torch counts the products, without memory for them.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    a, b, x = (
+        torch.empty(shape, device="meta") for shape in ((rank, in_features), (out_features, rank), (in_features, 1))
+    )
+    counted = []
+    for way in (lambda: b @ (a @ x), lambda: (b @ a) @ x):
+        with FlopCounterMode(display=False) as counter:
+            way()
+        counted.append(counter.get_total_flops() // 2)  # it counts an addition with each multiplication
     apart = rank * in_features + out_features * rank
     formed = out_features * rank * in_features + out_features * in_features
     return {
@@ -248,6 +268,7 @@ def flops_of_brackets(out_features: int = 4096, in_features: int = 4096, rank: i
         "formed": formed,
         "times": formed / apart,
         "of_w": apart / (out_features * in_features),
+        "torch_counts_the_same": counted == [apart, formed],
         "forming_costs_more_than_w": formed > out_features * in_features > apart,
     }
 
@@ -323,6 +344,7 @@ def flops_last_layers(layers: int = 32, adapted: int = 8, width: int = 64, rank:
         "last": last / full,
         "by_hand": (2 * layers + 2 * (adapted - 1)) / (2 * (3 * layers - 1)),
         "last_is_cheaper": last < 0.75 * everywhere,
+        "counted_is_near_the_sum_by_hand": 0 <= last / full - (layers + adapted - 1) / (3 * layers - 1) < 0.02,
     }
 
 

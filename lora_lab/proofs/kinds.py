@@ -202,7 +202,15 @@ def pissa_switched_off(rank: int = 8, width: int = 64) -> Result:
 
 
 def vera_count(model: str = "Llama-2-7B", rank: int = 256, lora_rank: int = 8) -> Result:
-    """What VeRA trains on all linear layers, one number for each row of A and each output, beside LoRA."""
+    """What VeRA trains on all linear layers, one number for each row of A and each output, beside LoRA.
+
+    The same sum is held against a small network on which VeRA is put.
+    """
+    import torch
+
+    from lora_lab.training_variants import add_vera
+
+    net = add_vera(torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.Linear(40, 16)), 8, ("0", "1"))
     shape = shapes.known(model)
     layers = sum(m.count for m in shape.matrices)
     vera = sum(m.count * (m.out_features + rank) for m in shape.matrices)
@@ -213,6 +221,8 @@ def vera_count(model: str = "Llama-2-7B", rank: int = 256, lora_rank: int = 8) -
         "share": vera / lora,
         "per_more_rank": layers,
         "VeRA is smaller at a much higher rank": vera < lora and rank > lora_rank,
+        "a small network trains as the sum says": sum(p.numel() for p in net.parameters() if p.requires_grad)
+        == (40 + 8) + (16 + 8),
     }
 
 

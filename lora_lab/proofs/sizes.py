@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from lora_lab import counting, shapes
 from lora_lab.counting import Matrix
 
@@ -19,28 +21,29 @@ def count_one_matrix(out_features: int = 4096, in_features: int = 4096, rank: in
         "matrix": whole,
         "share": trained / whole,
         "times_fewer": whole / trained,
-        "a_layer_has_as_many": _numbers_of_a_layer(out_features, in_features, rank) == trained,
+        "a_layer_has_as_many": sum(_numbers_of_a_layer(out_features, in_features, rank)) == trained,
     }
 
 
-def _numbers_of_a_layer(out_features: int, in_features: int, rank: int) -> int:
-    """Numbers in A and B of a layer that is built, without memory for its weights."""
+def _numbers_of_a_layer(out_features: int, in_features: int, rank: int) -> tuple[int, int]:
+    """Numbers in A and in B of a layer that is built, without memory for its weights."""
     from torch import nn
 
     from lora_lab.layers import LoraLinear
 
     layer = LoraLinear(nn.Linear(in_features, out_features, bias=False, device="meta"))
     layer.add("default", rank, scaling=1.0)
-    return sum(m.numel() for m in layer.matrices("default"))
+    a, b = layer.matrices("default")
+    return a.numel(), b.numel()
 
 
 def count_wide_matrix(out_features: int = 11008, in_features: int = 4096, rank: int = 8) -> Result:
-    """LoRA beside a matrix that is not square, and what the two formulas for square ones make of it.
+    """LoRA beside a matrix that is not square, a layer that is built, and what formulas for square ones make of it.
 
     as_if_square: 2 x rank x in; rank_times_matrix: rank x in x out, as if the rank multiplied W.
     """
     trained = counting.lora_parameters(out_features, in_features, rank)
-    a, b = rank * in_features, out_features * rank
+    a, b = _numbers_of_a_layer(out_features, in_features, rank)
     return {
         "parameters": trained,
         "in_a": a,
@@ -49,6 +52,7 @@ def count_wide_matrix(out_features: int = 11008, in_features: int = 4096, rank: 
         "rank_times_matrix": rank * in_features * out_features,
         "a_and_b_differ": a != b,
         "a_and_b_make_it": a + b == trained,
+        "the_square_formula_is_short": 2 * rank * in_features < a + b,
     }
 
 
@@ -57,16 +61,17 @@ def count_seven_billion(model: str = "Llama-2-7B", rank: int = 8, targets: str =
     shape = shapes.known(model)
     trained = counting.lora(shape, rank, targets)
     matrices = counting.chosen(shape, targets)
+    number = sum(m.count for m in matrices)
+    each = matrices[0].out_features * rank + rank * matrices[0].in_features
     return {
         "parameters": trained,
         "base": shape.total,
         "share_of_base": counting.share_of_base(trained, shape.total),
         "share_of_total": counting.share_of_total(trained, shape.total),
-        "matrices": sum(m.count for m in matrices),
-        "each": matrices[0].out_features * rank + rank * matrices[0].in_features,
+        "matrices": number,
+        "each": each,
+        "q_and_v_are_alike": number * each == trained,
         "below_seven_billion": shape.total < 7_000_000_000,
-        "the_shares_differ": counting.share_of_base(trained, shape.total)
-        > counting.share_of_total(trained, shape.total),
     }
 
 
@@ -81,6 +86,7 @@ def count_grouped_queries(
     v = rank * (hidden + kv_heads * head_size)
     whole = 2 * layers * q
     models = [counting.lora(shapes.known(name), 8, "q_proj,v_proj") for name in ("Mistral-7B-v0.1", "Llama-3.1-8B")]
+    rows = {m.name: m.out_features for m in shapes.known("Mistral-7B-v0.1").matrices}
     return {
         "parameters": layers * (q + v),
         "without_groups": whole,
@@ -88,7 +94,7 @@ def count_grouped_queries(
         "rows_of_v": kv_heads * head_size,
         "mistral_is_llama_3": models[0] == models[1],
         "as_the_models": layers * (q + v) == models[0],
-        "more_than_half": 2 * layers * (q + v) > whole,
+        "mistral's_v_has_a_quarter_of_q's_rows": 4 * rows["v_proj"] == rows["q_proj"],
     }
 
 
@@ -114,16 +120,24 @@ def count_head_size(model: str = "Qwen3-0.6B", rank: int = 8) -> Result:
 
 
 def count_fused(hidden: int = 768, rank: int = 8, parts: int = 3) -> Result:
-    """One adapter on `parts` projections kept in one matrix, as GPT-2 keeps q, k and v, against one for each."""
+    """One adapter on `parts` projections kept in one matrix, as GPT-2 keeps q, k and v, against one for each.
+
+    rank_fused, rank_apart: of the whole update [parts x hidden, hidden], for random factors of a small width.
+    """
     fused = counting.lora_parameters(parts * hidden, hidden, rank)
     apart = parts * counting.lora_parameters(hidden, hidden, rank)
     c_attn = next(m for m in shapes.known("GPT-2").matrices if m.name == "c_attn")
+    random, width = np.random.default_rng(0), 2 * parts * rank
+    a, b = random.normal(size=(parts, rank, width)), random.normal(size=(parts, width, rank))
+    ranks = [int(np.linalg.matrix_rank(np.vstack(list(update)))) for update in (b @ a[0], b @ a)]
     return {
         "fused": fused,
         "apart": apart,
         "ratio": fused / apart,
         "gpt2_is_fused": (c_attn.out_features, c_attn.in_features) == (3 * 768, 768),
-        "fused_is_smaller": fused < apart,
+        "rank_fused": ranks[0],
+        "rank_apart": ranks[1],
+        "one_rank_for_all_parts": ranks == [rank, parts * rank],
     }
 
 
@@ -211,8 +225,13 @@ def count_break_even(out_features: int = 4096, in_features: int = 4096, flat: in
 
 
 def count_convolution(in_channels: int = 256, out_channels: int = 512, kernel: int = 3, rank: int = 8) -> Result:
-    """LoRA on a convolution: A a convolution with the base's kernel to r channels, B a 1 x 1 one back, both built."""
+    """LoRA on a convolution: A a convolution with the base's kernel to r channels, B a 1 x 1 one back, both built.
+
+    And on a small one with random A and B, whether the two in a row are one kernel of the base's size.
+    """
+    import torch
     from torch import nn
+    from torch.nn.functional import conv2d
 
     from lora_lab.layers import LoraConv2d
 
@@ -221,6 +240,11 @@ def count_convolution(in_channels: int = 256, out_channels: int = 512, kernel: i
     layer.add("default", rank, scaling=1.0)
     a, b = layer.matrices("default")
     whole, trained = base.weight.numel(), a.numel() + b.numel()
+    small = LoraConv2d(nn.Conv2d(3, 5, kernel, padding=1, bias=False))
+    small.add("default", 2, scaling=1.0, zero_init=False)
+    x = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        both, one = small.product("default", x), conv2d(x, small.delta("default"), padding=1)
     return {
         "parameters": trained,
         "in_a": a.numel(),
@@ -229,6 +253,8 @@ def count_convolution(in_channels: int = 256, out_channels: int = 512, kernel: i
         "share": trained / whole,
         "as_a_matrix": trained == counting.lora_parameters(out_channels, in_channels * kernel**2, rank),
         "b_is_one_by_one": tuple(b.shape) == (out_channels, rank, 1, 1),
+        "the_two_are_one_kernel_of_the_base's_size": small.delta("default").shape == small.base.weight.shape
+        and torch.allclose(both, one, atol=1e-5),
     }
 
 
@@ -257,13 +283,14 @@ def count_head(model: str = "Llama-3.1-8B", rank: int = 8) -> Result:
     head = counting.lora([Matrix("lm_head", shape.vocabulary, shape.hidden)], rank)
     blocks = counting.lora(shape, rank)
     one_layer = blocks // shape.layers
+    widest = max(max(m.out_features, m.in_features) for m in shape.matrices)
     return {
         "head": head,
         "blocks": blocks,
         "more": head / blocks,
         "layers_worth": head / one_layer,
         "share_in_b": shape.vocabulary / (shape.vocabulary + shape.hidden),
-        "mostly_in_b": shape.vocabulary > shape.hidden,
+        "by_far_the_widest": shape.vocabulary > 2 * widest,
     }
 
 
@@ -284,8 +311,17 @@ def count_gpt3(layers: int = 96, hidden: int = 12288, rank: int = 4, base_millio
 
 
 def count_by_rank(model: str = "Llama-2-7B", rank: int = 8, times: int = 2) -> Result:
-    """The count at `rank` and at `times` that: linear in the rank. (Alpha and dropout are no parameters.)"""
+    """The count at `rank` and at `times` that: linear in the rank. And a small net's trained numbers at two alphas."""
+    from torch import nn
+
+    from lora_lab.adapters import add_adapter
+    from lora_lab.config import LoraConfig
+
     shape = shapes.known(model)
+    at_alpha = []
+    for alpha in (16, 32):
+        net = add_adapter(nn.Sequential(nn.Linear(64, 64)), LoraConfig(rank=2, alpha=alpha, target_modules=["0"]))
+        at_alpha.append(sum(p.numel() for p in net.parameters() if p.requires_grad))
     small, large = (counting.lora(shape, r, "q_proj,v_proj") for r in (rank, times * rank))
     return {
         "small": small,
@@ -293,4 +329,5 @@ def count_by_rank(model: str = "Llama-2-7B", rank: int = 8, times: int = 2) -> R
         "ratio": large / small,
         "large_share": large / shape.total,
         "linear": large == times * small,
+        "alpha_trains_nothing": at_alpha[0] == at_alpha[1],
     }

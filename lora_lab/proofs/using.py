@@ -148,14 +148,17 @@ def one_pass_for_many(adapters: int = 8, rank: int = 8, width: int = 1024) -> Re
 
 
 def rank_of_sum(first: int = 8, second: int = 4, width: int = 32) -> Result:
-    """The rank of the sum of two updates, and what the best cut back to rank `first` loses of it."""
+    """The rank of the sum of two updates, as one adapter too, and what the best cut back to rank `first` loses."""
     random = np.random.default_rng(0)
-    one, other = (random.standard_normal((width, r)) @ random.standard_normal((r, width)) for r in (first, second))
+    pairs = [(random.standard_normal((width, r)), random.standard_normal((r, width))) for r in (first, second)]
+    one, other = (b @ a for b, a in pairs)
+    b, a = np.hstack([0.5 * pairs[0][0], pairs[1][0]]), np.vstack([pairs[0][1], pairs[1][1]])
     rank = int(np.linalg.matrix_rank(one + other))
     return {
         "rank": rank,
         "cut_loses": lowrank.eckart_young(one + other, first, relative=True),
         "the ranks add up": rank == min(width, first + second),
+        "side by side, weights folded in, they are the weighted sum": bool(np.allclose(b @ a, 0.5 * one + other)),
     }
 
 
