@@ -138,7 +138,7 @@ def answer_name(drill_id: str) -> str:
 def binds(source: str) -> set[str]:
     """The names that a cell's top level defines or assigns; none when it cannot be read."""
     try:
-        body = ast.parse(source).body
+        body = outline.statements(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     names = set()
@@ -157,7 +157,7 @@ def needed(lesson: outline.Lesson, task: outline.Posed) -> str:
     defined: dict[str, str] = {}
     for cell in lesson.notebook.cells:
         if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
-            for node in ast.parse(cell.source).body:
+            for node in outline.statements(cell.source):
                 if isinstance(node, DEFINES):
                     text = ast.get_source_segment(cell.source, node) or ast.unparse(node)
                     marks = [f"@{ast.unparse(mark)}\n" for mark in getattr(node, "decorator_list", ())]

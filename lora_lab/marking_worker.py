@@ -15,11 +15,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from lora_lab import outline
 from lora_lab.attempt import TookTooLong, at_most
 
 DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 JUDGES = re.compile(r"lora_lab\.(attempt|practice|exercises(\..+)?)")
-MAGIC = re.compile(r"^(\s*)[%!?]", re.MULTILINE)
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], se
     wanted = set().union(*binds.values())
     for cell in cells:
         try:
-            nodes = parsed(cell["source"])
+            nodes = outline.statements(cell["source"])
         except BaseException as error:
             nodes = []
             begun = set(re.findall(r"^(?:def |class )?(\w+)", cell["source"], re.MULTILINE))
@@ -102,14 +102,6 @@ def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], se
                 for name in bound(node):
                     problems.pop(name, None)
     return problems
-
-
-def parsed(source: str) -> list[ast.stmt]:
-    """The statements of a cell; IPython's own commands (%time, !ls) are left out."""
-    try:
-        return ast.parse(source).body
-    except SyntaxError:
-        return ast.parse(MAGIC.sub(r"\1#", source)).body
 
 
 def bound(node: ast.stmt) -> set[str]:

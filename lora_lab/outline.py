@@ -22,6 +22,7 @@ MINUTES_A_GUESS = 1.0  # think, vote, look
 CLOSING = re.compile(r"In five lines|(?:What to say )?[Ii]n an interview")
 HEADING = re.compile(r"(#{1,6})\s+(.+)")
 DETAILS = re.compile(r"<details[^>]*>\s*<summary>(?P<summary>.*?)</summary>(?P<body>.*?)</details>", re.DOTALL)
+MAGIC = re.compile(r"^(\s*)[%!?]", re.MULTILINE)
 CHECK = re.compile(r"""practice\.check\(\s*["'](\w+)["']""")
 
 
@@ -186,6 +187,14 @@ def _exercises(run: list[Piece]) -> Iterator[Posed]:
         yield Posed(
             name, title, int(minutes[1]) if minutes else 5, task, piece.cell, check and check.cell, folds, answer
         )
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """The statements of a cell; IPython's own commands (%time, !ls) are left out. Raises SyntaxError for no Python."""
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return ast.parse(MAGIC.sub(r"\1#", source)).body
 
 
 def _answer(check: str, name: str) -> str:

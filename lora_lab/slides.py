@@ -10,18 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lora_lab import outline, pages
 from lora_lab.markup import Html, tag
 
-LINES = 14  # of code: what can be read from the last row; longer cells show their output alone
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+LINES = 12  # of code: what can be read from the last row; longer cells show their output alone
+FULL, PICTURE = 16, 13  # lines on a slide, and those that a picture takes
 STYLE = """
-main { max-width: 62rem; padding-bottom: 5rem; }
-main, .slide pre { font-size: clamp(1.05rem, .6rem + 1.1vw, 1.7rem); }
+main { max-width: 70rem; padding-bottom: 5rem; font-size: clamp(1.05rem, .6rem + 1.1vw, 1.7rem); }
+.slide pre { font-size: clamp(.85rem, .5rem + .85vw, 1.3rem); }
 .slide { min-height: 60vh; border-bottom: 1px solid #767676; padding-bottom: 2rem; }
 .slide:focus { outline: none; }
 .slide h2 { margin-top: .6rem; }
-.slide img { max-height: 58vh; width: auto; }
+.slide img { max-height: 54vh; width: auto; }
 .kind { color: #0b4f9e; font-weight: bold; margin: 1rem 0 0; }
 nav.bar { position: fixed; right: 0; bottom: 0; left: 0; background: #fff; border-top: 1px solid #767676;
   padding: .4rem 1rem; display: flex; gap: 1rem; align-items: center; justify-content: center; }
@@ -31,8 +36,9 @@ nav.bar button { font: inherit; padding: .2rem .9rem; }
   @page { size: landscape; margin: 12mm; }
   .slide, .slide[hidden] { display: block !important; border: 0; break-after: page; }
   .slide:last-of-type { break-after: auto; }
-  main, .slide pre { font-size: 13pt; }
-  .slide img { max-height: 115mm; }
+  main { font-size: 13pt; }
+  .slide pre { font-size: 11pt; }
+  .slide img { max-height: 100mm; }
 }
 """
 SCRIPT = """
@@ -141,7 +147,7 @@ def _of(section: outline.Section, folder: str) -> Iterator[Slide]:
             while end < len(run) and run[end].kind == "code" and id(run[end].cell) not in posed:
                 end += 1
             if end > at:
-                yield Slide(section.title, "Run it, read it out", _shown(run[at:end], run[end : end + 1], folder))
+                yield from _told(section.title, "Run it, read it out", run[at:end], run[end : end + 1], folder)
             at = end
         elif piece.kind == "code" and id(piece.cell) in posed:
             exercise = posed[id(piece.cell)]
@@ -150,7 +156,7 @@ def _of(section: outline.Section, folder: str) -> Iterator[Slide]:
             yield Slide(exercise.title.capitalize() or section.title, kind, Html("".join(task)))
             at += 2 if exercise.check else 1
         elif piece.kind == "code" and _has_picture(piece.cell):
-            yield Slide(section.title, "Look", _shown([piece], run[at + 1 : at + 2], folder))
+            yield from _told(section.title, "Look", [piece], run[at + 1 : at + 2], folder)
             at += 1
         else:
             at += 1
@@ -167,26 +173,42 @@ def _text(run: Iterable[outline.Piece]) -> str:
     return "\n\n".join(piece.text for piece in run)
 
 
-def _has_picture(cell) -> bool:
+def _has_picture(cell: NotebookNode) -> bool:
     return any("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
-def _without_outputs(cell):
+def _without_outputs(cell: NotebookNode) -> NotebookNode:
     bare = cell.copy()
     bare.outputs = []
     return bare
 
 
-def _shown(run: list[outline.Piece], after: list[outline.Piece], folder: str) -> Html:
-    """Cells as a slide shows them, and the sentences that are read out after them."""
+def _told(title: str, kind: str, run: list[outline.Piece], after: list[outline.Piece], folder: str) -> Iterator[Slide]:
+    """Cells and the sentences that are read out after them, on as many slides as they fill."""
+    parts = [part for piece in run for part in _parts(piece.cell, folder)]
+    if after and after[0].kind == "prose":
+        parts.append((len(after[0].text) / 75 + 1, pages.prose(after[0].text)))
+    on_this, filled = [], 0.0
+    for size, part in parts:
+        if on_this and filled + size > FULL:
+            yield Slide(title, kind, Html("".join(on_this)))
+            on_this, filled = [], 0.0
+        on_this.append(part)
+        filled += size
+    yield Slide(title, kind, Html("".join(on_this)))
+
+
+def _parts(cell: NotebookNode, folder: str) -> Iterator[tuple[float, Html]]:
+    """A cell's code, where slides show it, and each of its outputs, with about how many lines each takes there."""
     from nbformat import from_dict
 
-    cells = []
-    for piece in run:
-        cell = piece.cell.copy()
-        shows = any("data" in output or output.get("text", "").strip() for output in cell.outputs)
-        if shows and (_has_picture(cell) or cell.source.count("\n") >= LINES):
-            cell.metadata = from_dict({**cell.metadata, "transient": {"remove_source": True}})
-        cells.append(cell)
-    read = pages.prose(after[0].text) if after and after[0].kind == "prose" else Html("")
-    return Html(pages.body(cells, folder) + read)
+    lines = cell.source.count("\n") + 2
+    if not cell.outputs or not (_has_picture(cell) or lines > LINES):
+        yield lines, pages.body([_without_outputs(cell)], folder)
+    for output in cell.outputs:
+        shown = from_dict(cell)
+        shown.outputs, shown.metadata["transient"] = [output], {"remove_source": True}
+        data = output.get("data", {})
+        said = output.get("text", "") or data.get("text/plain", "")
+        size = PICTURE if "image/png" in data else 1.4 * data.get("text/html", "").count("<tr") or said.count("\n") + 1
+        yield size, pages.body([shown], folder)
