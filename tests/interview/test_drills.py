@@ -103,6 +103,59 @@ def flops(text):
     return 100 * (forward + backward) / full
 
 
+# Values of mistakes once more, from a drill's words and its answer.
+
+
+def config(text):
+    return shapes.entry(model_in(text))["config"]
+
+
+def rank_in(text):
+    return int(re.search(r"rank (\d+)", text)[1])
+
+
+SLIPS = {
+    ("count", "one factor only"): lambda text, answer: numbers(text)[0] * numbers(text)[-1],
+    ("count", "rank times in times out"): lambda text, answer: math.prod(numbers(text)[i] for i in (0, 1, -1)),
+    ("count", "the whole matrix"): lambda text, answer: numbers(text)[0] * numbers(text)[1],
+    ("count", "the same factor twice"): lambda text, answer: 2 * max(numbers(text)[:2]) * numbers(text)[-1],
+    ("gqa", "one layer only"): lambda text, answer: answer / numbers(text)[0],
+    ("gqa", "forgot grouped-query heads"): lambda text, answer: 4 * math.prod(numbers(text)[i] for i in (0, 1, -1)),
+    ("all_linear", "embeddings too"): lambda text, answer: (
+        answer
+        + (1 if config(text).get("tie_word_embeddings") else 2)
+        * rank_in(text)
+        * (config(text)["vocab_size"] + config(text)["hidden_size"])
+    ),
+    ("all_linear", "forgot the gate"): lambda text, answer: (
+        answer
+        - rank_in(text)
+        * config(text)["num_hidden_layers"]
+        * (config(text)["hidden_size"] + config(text)["intermediate_size"])
+    ),
+    ("fit", "what it needs, not what is left"): lambda text, answer: numbers(text)[0] - answer,
+    ("fit", "adapter only"): lambda text, answer: numbers(text)[0] - 16 * numbers(text)[2] / 1000,
+    ("fit", "forgot the optimizer"): lambda text, answer: answer + 8 * numbers(text)[2] / 1000,
+    ("fit", "base in 32 bits"): lambda text, answer: answer - 2 * numbers(text)[1],
+    ("alpha", "no division"): lambda text, answer: numbers(text)[0],
+    ("scaling", "upside down"): lambda text, answer: 1 / answer,
+    ("break_even", "the smaller width"): lambda text, answer: min(numbers(text)),
+    ("file", "MiB for MB"): lambda text, answer: answer / 1.048576,
+    ("file", "bits for bytes"): lambda text, answer: 8 * answer,
+    ("nf4", "GiB for GB"): lambda text, answer: answer / 1.073741824,
+    ("nf4", "four bits exactly"): lambda text, answer: numbers(text)[0] / 2,
+    ("budget", "one layer only"): lambda text, answer: (
+        numbers(text)[0] * 10**6 // (sum(numbers(text)[1:3]) + sum(numbers(text)[3:5]))
+    ),
+    ("flops", "share of the parameters"): lambda text, answer: 100 * count_rank(text) / math.prod(numbers(text)[:2]),
+}
+
+
+def count_rank(text):
+    out, into, rank = numbers(text)
+    return rank * (out + into)
+
+
 ORACLES = {
     f.__name__: f for f in (count, gqa, all_linear, share, fit, alpha, scaling, break_even, file, nf4, budget, flops)
 }
@@ -136,6 +189,24 @@ def test_every_mistake_is_told_from_the_answer_and_from_the_others_and_is_named(
             verdict = drills.judge(drill, value)
             assert not verdict.passed and name in verdict.message and drills.HINTS[name] in verdict.message
             assert verdict.message.startswith("not yet: ")
+
+
+@pytest.mark.parametrize("kind", drills.KINDS)
+def test_a_mistake_written_with_three_digits_is_known_as_well(kind):
+    for seed in range(60):
+        drill = drills.make(kind, seed)
+        for name, value in drill.mistakes.items() if drill.tolerance else ():
+            digits = 4 if kind in ("fit", "alpha") else 3  # a difference, and a number that is whole as a rule
+            assert name in drills.judge(drill, f"{value:.{digits}g}").message, (drill, name)
+
+
+@pytest.mark.parametrize(("kind", "name"), SLIPS, ids=map(" ".join, SLIPS))
+def test_a_mistakes_value_is_what_that_mistake_gives(kind, name):
+    for seed in range(60):
+        drill = drills.make(kind, seed)
+        wrong = SLIPS[kind, name](drill.text, drill.answer)
+        rounded = {"rel": 0, "abs": 0.06} if kind == "fit" else {"rel": 1e-9}  # its text rounds to millions
+        assert drill.mistakes[name] == pytest.approx(wrong, **rounded)
 
 
 @pytest.mark.parametrize("kind", drills.KINDS)

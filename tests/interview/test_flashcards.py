@@ -63,7 +63,7 @@ def test_a_grade_that_is_none_is_refused():
 
 def test_due_ones_come_first_the_longest_waiting_before_all_then_a_few_new_ones():
     cards = {"a": Card(1, day(1)), "b": Card(2, day(-3)), "c": Card(1, day(0)), "gone": Card(1, day(-9))}
-    assert queue(["new1", "a", "b", "c", "new2", "new3"], cards, TODAY, new=2) == ["b", "c", "new1", "new2"]
+    assert queue(["new1", "a", "c", "b", "new2", "new3"], cards, TODAY, new=2) == ["b", "c", "new1", "new2"]
     assert flashcards.next_due(["a", "b"], cards) == day(-3) and flashcards.next_due(["x"], cards) is None
 
 
@@ -112,12 +112,19 @@ def test_a_second_damaged_file_does_not_replace_the_first(file):
     assert sorted(path.read_text() for path in file.parent.glob("*.damaged*")) == ["{1", "{2"]
 
 
-def test_a_file_that_cannot_be_read_is_not_written_over(file):
-    file.mkdir()  # an OSError for everyone, root too
-    mine = deck(file)
-    assert "cannot be read" in mine.message and "not kept" in mine.message
+def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_file_that_cannot_be_read_is_not_written_over(file, monkeypatch):
+    deck(file).grade("good")
+    before = file.read_bytes()
+    with monkeypatch.context() as locked:
+        locked.setattr(flashcards.Path, "read_text", refuse)
+        mine = deck(file)
+    assert mine.message == "cards.json cannot be read (Permission denied): this sitting is not kept."
     mine.grade("good")
-    assert file.is_dir() and mine.current.id == "b"
+    assert file.read_bytes() == before and mine.current.id == "b" and list(mine.cards) == ["a"]
 
 
 def test_a_file_that_cannot_be_written_is_said_and_the_sitting_goes_on(file, monkeypatch):

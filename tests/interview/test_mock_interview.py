@@ -49,6 +49,12 @@ def test_or_five_of_one_level(level):
     assert [question.level for question in drawn] == [level] * 5 and len({q.id for q in drawn}) == 5
 
 
+def test_few_topics_are_asked_twice_but_no_question_is():
+    few = [question for question in bank.every() if question.level == "onsite"][:6]
+    for seed in range(20):
+        assert len({question.id for question in draw(few, seed, "onsite")}) == 5
+
+
 def test_a_seed_draws_the_same_and_others_draw_others():
     assert draw(bank.every(), 4) == draw(bank.every(), "4")
     assert len({tuple(q.id for q in draw(bank.every(), seed)) for seed in range(30)}) > 25
@@ -158,6 +164,7 @@ def test_a_whole_interview_by_buttons(session, clock, focused):
             mock.head.value
         )
         assert shown(mock) == [mock.said, mock.reveal] and mock.back.value == "" and focused[-1] is mock.said
+        assert mock.said.value == ""  # what was said before is gone
         clock.now += 200
         mock.said.value = "my answer" if number == 1 else ""
         mock.reveal.click()
@@ -208,6 +215,25 @@ def test_the_clock_ticks_while_a_question_is_on_and_stops(session, clock, monkey
 
     mock, naps = asyncio.run(go())
     assert naps == [1, 1, 1] and "0:03 of 1:00" in mock.clock.value
+
+
+def test_the_clock_of_a_question_ends_with_it(session, clock, monkeypatch):
+    """Also when the next one is on by the time it looks again."""
+
+    async def go():
+        mock = MockPanel(session)
+        mock.start.click()
+        first = mock.ticking
+        await asyncio.sleep(0)
+        mock.reveal.click()
+        mock.onward.click()
+        await asyncio.sleep(0.05)
+        assert first.done() and not mock.ticking.done()
+        mock.ticking.cancel()
+
+    real_sleep = asyncio.sleep
+    monkeypatch.setattr(mock_interview.asyncio, "sleep", lambda seconds: real_sleep(min(seconds, 0.01)))
+    asyncio.run(go())
 
 
 def test_no_two_widgets_share_a_layout(session):
