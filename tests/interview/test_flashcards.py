@@ -117,7 +117,7 @@ def refuse(*_, **__):
 
 
 def test_a_file_that_cannot_be_read_is_not_written_over(file, monkeypatch):
-    deck(file).grade("good")
+    deck(file).grade("again")
     before = file.read_bytes()
     with monkeypatch.context() as locked:
         locked.setattr(flashcards.Path, "read_text", refuse)
