@@ -18,7 +18,6 @@ from lora_lab.attempt import Verdict
 
 FOLDER = Path(__file__).parent / "assets" / "quizzes"
 LETTERS = "ABCDEF"
-RIGHT_COLOUR, WRONG_COLOUR = "#00694d", "#a03c00"  # on white 6.7:1 and 6.4:1; the words say the same
 
 
 @dataclass(frozen=True)
@@ -102,8 +101,7 @@ def asked(question: Question) -> Any:
 
     def answer(button: Any) -> None:
         verdict = judge(question, button.description)
-        colour = RIGHT_COLOUR if verdict.passed else WRONG_COLOUR
-        said.value = f'<p role="status" style="color:{colour}">{button.description}: {html.escape(verdict.message)}</p>'
+        said.value = f'<p role="status"><b>{button.description}:</b> {html.escape(verdict.message)}</p>'
         progress.record(question.id, verdict.passed)
 
     for button in buttons:

@@ -268,9 +268,9 @@ def test_a_quiz_can_be_answered_without_widgets_and_with_them(file, capsys):
     box = quizzes.asked(question)
     buttons, said = box.children[1].children, box.children[2]
     next(button for button in buttons if button.description == wrong).click()
-    assert f"{wrong}: not yet" in said.value and 'role="status"' in said.value
+    assert f"<b>{wrong}:</b> not yet" in said.value and 'role="status"' in said.value
     next(button for button in buttons if button.description == question.right).click()
-    assert f"{question.right}: Right." in said.value
+    assert f"<b>{question.right}:</b> Right." in said.value
     assert progress.load()[question.id]["solved"]
 
 
