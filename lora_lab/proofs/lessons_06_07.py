@@ -146,7 +146,7 @@ def l07_most_of_the_gain(label: str = "rank 8") -> Result:
     }
 
 
-def l07_on_and_off(scale: float = 1.0, stories: int = 24) -> Result:
+def l07_on_and_off(scale: float = 1.0, stories: int = 8) -> Result:
     """Loss on plain stories with the shipped pirate adapter on and off, and the base's logits with it off."""
     import torch
 
