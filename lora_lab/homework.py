@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DRILLS = ("count", "gqa", "share", "scaling", "file", "budget")
 EXERCISES = 3  # unless others are named
-DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 FORMAT = 1
 
 
@@ -158,7 +157,7 @@ def needed(lesson: outline.Lesson, task: outline.Posed) -> str:
     for cell in lesson.notebook.cells:
         if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
             for node in outline.statements(cell.source):
-                if isinstance(node, DEFINES):
+                if isinstance(node, outline.DEFINES):
                     text = ast.get_source_segment(cell.source, node) or ast.unparse(node)
                     marks = [f"@{ast.unparse(mark)}\n" for mark in getattr(node, "decorator_list", ())]
                     defined.update(dict.fromkeys(binds(ast.unparse(node)), "".join(marks) + text))

@@ -18,7 +18,6 @@ from typing import Any
 from lora_lab import outline
 from lora_lab.attempt import TookTooLong, at_most
 
-DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 JUDGES = re.compile(r"lora_lab\.(attempt|practice|exercises(\..+)?)")
 
 
@@ -89,7 +88,7 @@ def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], se
             problems |= dict.fromkeys(binds.get(cell["answers"], wanted & begun), said(error))
         gives = binds.get(cell["answers"], set()) | (wanted & {name for node in nodes for name in bound(node)})
         for node in nodes:
-            if not gives and not isinstance(node, DEFINES):
+            if not gives and not isinstance(node, outline.DEFINES):
                 continue
             try:
                 with at_most(max(1.0, seconds / 4)):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab import reading_time
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
@@ -22,6 +24,8 @@ MINUTES_A_GUESS = 1.0  # think, vote, look
 CLOSING = re.compile(r"In five lines|(?:What to say )?[Ii]n an interview")
 HEADING = re.compile(r"(#{1,6})\s+(.+)")
 DETAILS = re.compile(r"<details[^>]*>\s*<summary>(?P<summary>.*?)</summary>(?P<body>.*?)</details>", re.DOTALL)
+# The statements that a notebook may always run: they compute nothing.
+DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 MAGIC = re.compile(r"^(\s*)[%!?]", re.MULTILINE)
 CHECK = re.compile(r"""practice\.check\(\s*["'](\w+)["']""")
 
@@ -215,9 +219,10 @@ def _answer(check: str, name: str) -> str:
 
 def _time(lesson: Lesson, header: str) -> None:
     """Share the header's minutes out over the sections, by their words and guesses; whole minutes, none lost."""
-    said = re.search(r"\*\*(?:Minutes|Time):\*\*\s*(?:about\s+)?(\d+)", header)
-    total = int(said[1]) if said else max(1, round(sum(map(_weight, lesson.sections))))
-    more = re.search(r"more\s+for\s+the\s+exercises", header)
+    try:
+        total, more = reading_time.said(header)
+    except ValueError:  # no line with its minutes: what reading it takes
+        total, more = max(1, round(sum(map(_weight, lesson.sections)))), 1
     exercises = sum(posed.minutes for posed in lesson.exercises)
     lesson.minutes = total if more else max(total - exercises, total // 2)
     weights = [_weight(section) for section in lesson.sections]

@@ -54,10 +54,10 @@ math { font-size: 1.1em; }
 # Code is left alone, whatever dollars are in it.
 CODE = r"```.*?```|`[^`\n]+`"
 MATHS = re.compile(
-    rf"(?P<code>{CODE})|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\n]+?)(?<!\s)\$(?![\w$])", re.DOTALL
+    "(?P<code>" + CODE + r")|\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^$\n]+?)(?<!\s)\$(?![\w$])", re.DOTALL
 )
 LINK = re.compile(
-    rf"(?P<code>{CODE})|(?<!!)\[(?P<text>[^\]]*)\]\((?P<to>[^)\s]+)\)|<(?P<auto>https?://[^>\s]+)>", re.DOTALL
+    "(?P<code>" + CODE + r")|(?<!!)\[(?P<text>[^\]]*)\]\((?P<to>[^)\s]+)\)|<(?P<auto>https?://[^>\s]+)>", re.DOTALL
 )
 
 
@@ -165,7 +165,7 @@ def _scrolling(found: re.Match) -> str:
     """Text with lines that are too long is a scrolling place of its own, which the keyboard can reach."""
     lines = html.unescape(re.sub(r"<[^>]+>", "", found[1])).splitlines()
     if max(map(len, lines), default=0) <= WIDEST:
-        return f"<pre>{found[1]}</pre>"
+        return tag("pre", Html(found[1]))
     return tag("pre", Html(found[1]), class_="wide", tabindex="0", role="group", aria_label="Text with long lines")
 
 

@@ -8,8 +8,9 @@ import time
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from lora_lab import pages, slides
+from lora_lab import handouts, outline, pages, slides
 from lora_lab.markup import Html
+from tests.browser.conftest import ROOT
 
 PAGES = (
     "slides/04_small.html",
@@ -62,6 +63,17 @@ def test_axe_finds_nothing_serious(kit, page, name, width):
         for key in ("End", "ArrowLeft", "ArrowLeft", "Escape"):  # the last, an exercise, a picture, the list of all
             page.keyboard.press(key)
             assert serious(page) == [], key
+
+
+def test_axe_finds_nothing_serious_in_a_real_lesson(page, tmp_path):
+    """All slides of lesson 04 at once, with its tables, formulas and pictures; and its copy for the teacher."""
+    lesson = outline.read(next((ROOT / "notebooks").glob("04_*.ipynb")))
+    copy = pages.page(handouts.instructor_copy(lesson), lesson.title, str(ROOT / "notebooks"))
+    for name, text in (("slides.html", slides.deck(lesson)), ("copy.html", copy)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        opened(page, tmp_path / name)
+        page.evaluate("document.querySelectorAll('.slide').forEach(slide => { slide.hidden = false; })")
+        assert serious(page) == [], name
 
 
 def at(page) -> int:

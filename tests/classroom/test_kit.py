@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lora_lab import classroom, drills, exercises, handouts, homework, outline, plans
+from lora_lab import classroom, drills, exercises, handouts, homework, outline, plans, reading_time
 from lora_lab.__main__ import main
 from tests.classroom.conftest import ALT, SECRET_WORDS, SOLUTION, STUDENTS
 
@@ -46,7 +46,7 @@ def test_every_lesson_is_understood(lesson):
     assert len(lesson.exercises) == len(stubs)
     assert all(posed.task and posed.check and "```python" in posed.solution for posed in lesson.exercises)
     assert sum(section.minutes for section in lesson.sections) == lesson.minutes
-    said = int(re.search(r"\*\*(?:Minutes|Time):\*\*\D*(\d+)", text)[1])
+    said, _ = reading_time.said(text)
     assert said / 2 <= lesson.minutes <= said
 
 
@@ -69,6 +69,7 @@ def test_handouts_keep_the_rest(kit):
     nbformat.validate(made)
     text = "\n".join(cell.source for cell in made.cells)
     assert "return ..." in text and 'practice.check("break_even", break_even)' in text
+    assert "- Solution" not in text and "- Hint" not in text
     assert "- How many parameters?" in text and "## 2. A second section" in text and "**Next:**" in text
     assert ALT in everything(kit / "handouts"), "a picture that answers no guess stays"
 
@@ -122,6 +123,8 @@ def test_the_minutes_of_a_plan_add_up(length, chosen):
     assert starts == [sum(minutes[:at]) for at in range(len(rows))]
     assert length * (0.85 if chosen is LESSONS else 0.4) <= sum(minutes) <= length
     assert all(minute > 0 for minute in minutes)
+    doing = sum(int(row[2]) for row in rows if "Exercise: " in row[4])
+    assert chosen is not LESSONS or doing >= 0.15 * length, "a class that only listens"
     assert ("Break" in text) == (length >= 120)
     assert f"Planned: {sum(minutes)} of {length}" in text
 
