@@ -144,7 +144,7 @@ def answer(question: Question) -> Html:
     return join(
         [
             tag("p", prose(question.answer)),
-            tag("p", tag("b", "Loses marks: "), prose(question.wrong), " ", prose(question.why)),
+            tag("p", tag("b", "Loses marks: "), tag("i", prose(question.wrong)), " ", prose(question.why)),
             tag(
                 "p",
                 "Source: ",

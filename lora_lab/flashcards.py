@@ -20,7 +20,7 @@ from lora_lab.markup import Html, join, prose, tag
 
 NAME, VARIABLE = "lora_lab_cards.json", "LORA_LAB_CARDS"
 WAITS = (0, 1, 3, 7, 16, 35)  # days until a card of box 0, 1, 2 ... is due again
-GRADES = {"again": "I did not know it", "hard": "with effort", "good": "I knew it"}
+GRADES = {"again": "I did not know it", "hard": "With effort", "good": "I knew it"}
 NEW = 10  # cards never seen before in one sitting: more, and the next days are too full
 
 

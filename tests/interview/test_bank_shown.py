@@ -108,5 +108,5 @@ def test_prose_sets_code_and_nothing_else():
 def test_a_hostile_question_is_shown_as_it_is():
     fields = dict.fromkeys("id level topic question answer wrong why source proof".split(), HOSTILE)
     page = Reading(bank.table([bank.Question(**fields, lesson="04", rubric=(HOSTILE,) * 3)]))
-    assert {name for name, _ in page.tags} <= set("table tr th td details summary p b a code".split())
+    assert {name for name, _ in page.tags} <= set("table tr th td details summary p b i a code".split())
     assert page.words.count(HOSTILE) >= 6
