@@ -15,10 +15,10 @@ COMMANDS = {
     "generate": ("lora_lab.generate", "write text with a model and, if given, an adapter"),
     "figures": ("lora_lab.figures_command", "redraw every picture in figures/"),
     "sweep": ("lora_lab.sweeps", "run an experiment behind a lesson and record its result"),
-    "cheatsheet": ("lora_lab.cheat_sheet", "write the one-page cheat sheet, to print"),
+    "cheatsheet": ("lora_lab.interview.sheet", "write the one-page cheat sheet, to print"),
     "render": ("lora_lab.render", "run the notebooks and keep their outputs"),
     "classroom": ("lora_lab.classroom", "make handouts, slides, plans and homework for a class"),
-    "mark": ("lora_lab.marking", "mark a folder of homework, each in a process of its own"),
+    "mark": ("lora_lab.classroom.marking", "mark a folder of homework, each in a process of its own"),
     "pretrain": ("lora_lab.pretrain", "train the embedded base model from open text"),
 }
 

@@ -7,7 +7,6 @@ one the same questions are text with folded answers. `practice.check("04-1", "B"
 from __future__ import annotations
 
 import functools
-import html
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from lora_lab import progress
 from lora_lab.attempt import Verdict
+from lora_lab.markup import Html, join, prose, tag
 
 FOLDER = Path(__file__).parent / "assets" / "quizzes"
 LETTERS = "ABCDEF"
@@ -82,7 +82,7 @@ def show(lesson: str) -> None:
     box = ipywidgets.VBox([asked(question) for question in of(lesson)])
     data = {
         "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": box.model_id},
-        "text/html": "".join(folded(question) for question in of(lesson)),
+        "text/html": join(folded(question) for question in of(lesson)),
         "text/plain": f"{len(of(lesson))} questions",
     }
     display(data, raw=True)
@@ -92,8 +92,7 @@ def asked(question: Question) -> Any:
     """One question as widgets: its text, a button for each option, and below them what the chosen one deserves."""
     import ipywidgets
 
-    text = ipywidgets.HTML(f"<p><b>{html.escape(question.ask)}</b></p>{listed(question)}")
-    said = ipywidgets.HTML()
+    text, said = ipywidgets.HTML(join(listed(question))), ipywidgets.HTML()
     buttons = [
         ipywidgets.Button(description=letter, tooltip=f"{letter}: {option.text}", layout=ipywidgets.Layout(width="4em"))
         for letter, option in zip(LETTERS, question.options, strict=False)
@@ -101,7 +100,7 @@ def asked(question: Question) -> Any:
 
     def answer(button: Any) -> None:
         verdict = judge(question, button.description)
-        said.value = f'<p role="status"><b>{button.description}:</b> {html.escape(verdict.message)}</p>'
+        said.value = tag("p", tag("b", f"{button.description}:"), " ", prose(verdict.message), role="status")
         progress.record(question.id, verdict.passed)
 
     for button in buttons:
@@ -109,17 +108,14 @@ def asked(question: Question) -> Any:
     return ipywidgets.VBox([text, ipywidgets.HBox(buttons), said])
 
 
-def listed(question: Question) -> str:
-    """The options as a list of HTML, lettered."""
-    items = "".join(f"<li>{html.escape(option.text)}</li>" for option in question.options)
-    return f'<ol style="list-style-type: upper-alpha">{items}</ol>'
+def listed(question: Question) -> list[Html]:
+    """The question and its options, lettered."""
+    options = [tag("li", prose(option.text)) for option in question.options]
+    return [tag("p", tag("b", prose(question.ask))), tag("ol", *options, style="list-style-type: upper-alpha")]
 
 
-def folded(question: Question) -> str:
+def folded(question: Question) -> Html:
     """One question as HTML for readers without a kernel; the answer is folded."""
     right = next(option for option in question.options if option.right)
-    answer = f"{question.right}: {html.escape(right.say)}"
-    return (
-        f"<p><b>{html.escape(question.ask)}</b></p>{listed(question)}"
-        f"<details><summary>The answer to this one</summary>{answer}</details>"
-    )
+    answer = f"{question.right}: {right.say}"
+    return join([*listed(question), tag("details", tag("summary", "The answer to this one"), prose(answer))])

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import experiments, explore_dial, explore_live_dial, explorer, explorers, figures, live, models, tasks
+from lora_lab import (
+    exercises,
+    experiments,
+    explore_dial,
+    explore_live_dial,
+    explorer,
+    explorers,
+    figures,
+    live,
+    models,
+    quizzes,
+    tasks,
+)
 from lora_lab.explore_live_dial import Written
 from tests.test_explore_results import BEFORE, RANKS, RATES, RATIOS, TARGETS
 
@@ -132,6 +144,17 @@ def test_the_choosers_model_and_task(tmp_path):
     assert chooser.controls["model"].options[0] in (str(folder), (str(folder), str(folder)))
 
 
+def test_quizzes_and_the_table_of_exercises(monkeypatch):
+    option = quizzes.Option(HOSTILE, HOSTILE, right=True)
+    question = quizzes.Question("04-1", HOSTILE, (option, quizzes.Option("other", "no")))
+    allowed = OURS | {"ol", "li", "details", "summary", "code"}
+    for text in (quizzes.folded(question), quizzes.asked(question).children[0].value):
+        read = Reading(text)
+        assert {tag for tag, _ in read.tags} <= allowed and HOSTILE in read.words
+    for task in exercises.every().values():  # titles are Markdown of our own
+        assert not re.search(r"[<|]", task.title)
+
+
 # Interpolations into HTML that need no escape, by file: numbers, our own constants, and HTML that is tested above.
 SAFE = {
     "explore_calculator": {"plan.length", "longest"},
@@ -147,7 +170,7 @@ TAG = re.compile(r"</?[a-z]+[0-9]?(\s+[a-z]+=|>)")
 def interpolations() -> list[tuple[str, str]]:
     """(module, expression) of everything that an f-string with a tag in it puts into its text."""
     found = []
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 text = "".join(v.value for v in node.values if isinstance(v, ast.Constant))
@@ -166,9 +189,12 @@ def test_every_place_that_builds_html_escapes_or_is_known_here():
     assert {(m, v) for m, values in SAFE.items() for v in values} <= set(found), "SAFE names what is no longer there"
 
 
-def test_widgets_that_read_html_are_the_explorers_alone():
-    users = {p.stem for p in PACKAGE.glob("*.py") if re.search(r"\bHTML(Math)?\(|Markdown\(|allow_html", p.read_text())}
-    assert users == {"explorer"}
+def test_who_shows_html_in_widgets():
+    """The explorers, whose texts are tested above, and rooms whose HTML is made of tags by `markup`."""
+    users = {
+        p.stem for p in PACKAGE.rglob("*.py") if re.search(r"\bHTML(Math)?\(|Markdown\(|allow_html", p.read_text())
+    }
+    assert users == {"explorer", "panel", "quizzes", "practice"}
 
 
 def test_escaping_is_not_done_twice():

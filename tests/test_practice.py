@@ -184,7 +184,7 @@ def test_arguments_are_copies_unless_the_exercise_is_to_change_them():
 
 
 def test_messages_show_the_call():
-    with pytest.raises(NotYet, match=r"half\(16, an array of shape \[2\]\) raised ZeroDivisionError: division by zero"):
+    with pytest.raises(NotYet, match=r"half\(x=16, y \[2\]\) raised ZeroDivisionError: division by zero"):
 
         def half(x, y):
             return x / 0
@@ -192,6 +192,12 @@ def test_messages_show_the_call():
         attempt(half)(16, np.ones(2))
     with pytest.raises(NotYet, match="is there a return"):
         attempt(lambda x: None)(1)
+    with pytest.raises(NotYet, match=r'without brackets: practice.check\("task", task\). This is 2,048, an int'):
+        attempt(2048)(1)
+    with pytest.raises(NotYet, match=r"still three dots"):
+        attempt(lambda x: x * ...)(1)
+    with pytest.raises(NotYet, match="RuntimeError: first$"):
+        attempt(lambda x: exec('raise RuntimeError("first\\nsecond")'))(1)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +235,8 @@ def test_a_mistake_that_gives_the_right_value_here_is_not_named():
         attempt(None).agree(6, 4, tell)
     with pytest.raises(NotYet, match="for x: it gives 5; it should be 4|for x it gives 5; it should be 4"):
         attempt(None).agree(5, 4, tell, case="x")
+    with pytest.raises(NotYet, match="^not so$"):  # where the right value would be the solution
+        attempt(None).agree(5, 4, tell, case="x", otherwise="not so")
 
 
 def test_same_and_close_and_short():
@@ -239,6 +247,10 @@ def test_same_and_close_and_short():
     assert not same([1], (1,)) and not same(np.ones(2), np.ones(3)) and not same(np.ones(2), np.ones(2, np.float32))
     assert close([1.0, 2.0], [1.0, 2.0 + 1e-9]) and not close([1.0], [[1.0]]) and not close(1, 1.1)
     assert short(4194304) == "4,194,304" and short(np.float32(0.5)) == "0.5" and short(True) == "True"
+    assert short(layer) == "a Linear" and short(dict(layer.state_dict())) == "a dict of 2 entries"
+    assert short((1, np.ones(3))) == "(1, an array of shape [3])" and short([layer] * 9) == "a list of 9 things"
+    assert short(object()) == "an object" and short(len) == "the function len" and short(int) == "the class int"
+    assert short(None) == "None" and short("eight") == "'eight'" and short(torch.tensor(2.0)) == "2"
 
 
 # --- quizzes ----------------------------------------------------------------------------------------------------------

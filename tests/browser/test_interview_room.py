@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lora_lab import bank, mock_interview
+from lora_lab.interview import bank, mock_interview
 from tests.browser.test_in_jupyterlab import errors_shown, open_and_run, write
 
 CELLS = {

@@ -11,7 +11,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from lora_lab import classroom, outline
+from lora_lab import classroom
+from lora_lab.classroom import outline
 from tests.browser.conftest import browser, chromium  # noqa: F401 - fixtures
 
 STUDENTS = ["Ada L.", "Bo", "Bo-Li", "Cé Dé"]

@@ -8,7 +8,7 @@ import time
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from lora_lab import handouts, outline, pages, slides
+from lora_lab.classroom import handouts, outline, pages, slides
 from lora_lab.markup import Html
 from tests.browser.conftest import ROOT
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lora_lab import classroom, drills, exercises, handouts, homework, outline, plans, reading_time
+from lora_lab import classroom, exercises, reading_time
 from lora_lab.__main__ import main
+from lora_lab.classroom import handouts, homework, outline, plans
+from lora_lab.interview import drills
 from tests.classroom.conftest import ALT, SECRET_WORDS, SOLUTION, STUDENTS
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent.parent / "notebooks").glob("*.ipynb"))

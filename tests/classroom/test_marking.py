@@ -16,8 +16,10 @@ import nbformat
 import psutil
 import pytest
 
-from lora_lab import classroom, drills, homework, marking, marking_worker
+from lora_lab import classroom
 from lora_lab.__main__ import main
+from lora_lab.classroom import homework, marking, marking_worker
+from lora_lab.interview import drills
 from tests.classroom.conftest import SOLUTION, STUDENTS
 
 SECONDS = 6

@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from lora_lab import cheat_sheet, outline, pages, slides
+from lora_lab.classroom import outline, pages, slides
+from lora_lab.interview import sheet
 from lora_lab.markup import Html
 from tests.classroom.conftest import ALT
 
@@ -182,4 +183,4 @@ def test_a_guess_of_a_real_lesson_is_asked_before_it_is_answered(lesson):
 
 
 def test_the_cheat_sheet_is_the_courses(kit):
-    assert (kit / "handouts" / "cheat_sheet.html").read_text(encoding="utf-8") == cheat_sheet.page()
+    assert (kit / "handouts" / "cheat_sheet.html").read_text(encoding="utf-8") == sheet.page()

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import bank, interview, panel, proofs
+from lora_lab import interview, proofs
+from lora_lab.interview import bank, panel
 from lora_lab.markup import Html, join, prose, tag
 from tests.test_html import HOSTILE, Reading
 

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import cheat_sheet, counting, interview, panel, shapes
+from lora_lab import counting, interview, shapes
 from lora_lab.__main__ import main
+from lora_lab.interview import panel, sheet
 from tests.browser.conftest import CHROMIUM_WORDS, chromium  # noqa: F401  (a fixture)
 from tests.test_html import Reading
 
-SOURCE = Path(cheat_sheet.__file__).read_text(encoding="utf-8")
+SOURCE = Path(sheet.__file__).read_text(encoding="utf-8")
 
 
 class Outline(HTMLParser):
@@ -58,25 +59,25 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_it_stands_alone_and_is_in_order():
-    page = cheat_sheet.page()
+    page = sheet.page()
     outline = Outline(page)
     assert page.startswith("<!DOCTYPE html>") and outline.open == [] and outline.html == {"lang": "en"}
-    assert f"<title>{cheat_sheet.TITLE}</title>" in page and outline.fetched == []
+    assert f"<title>{sheet.TITLE}</title>" in page and outline.fetched == []
     assert "http" not in page and "<script" not in page and "@import" not in page and "url(" not in page
-    assert outline.headings == [1] + [2] * len(cheat_sheet.PARTS)
+    assert outline.headings == [1] + [2] * len(sheet.PARTS)
     assert outline.scopes and set(outline.scopes) == {"col", "row"}
 
 
 def test_in_a_notebook_it_stands_below_the_lessons_headings():
-    assert Outline(cheat_sheet.in_notebook()).headings == [3] + [4] * len(cheat_sheet.PARTS)
-    rules = re.findall(r"^([^@\s][^{]*)\{", cheat_sheet.CSS, re.MULTILINE)
+    assert Outline(sheet.in_notebook()).headings == [3] + [4] * len(sheet.PARTS)
+    rules = re.findall(r"^([^@\s][^{]*)\{", sheet.CSS, re.MULTILINE)
     assert rules and all(part.strip().startswith(".lora-sheet") for rule in rules for part in rule.split(","))
 
 
 def test_every_text_colour_has_contrast_on_the_page():
     assert contrast("000", "fff") == pytest.approx(21) and contrast("777", "fff") == pytest.approx(4.48, abs=0.01)
-    ink = re.findall(r"(?<![-\w])color: #([0-9a-f]{3,6})", cheat_sheet.CSS)
-    paper = re.findall(r"background: #([0-9a-f]{3,6})", cheat_sheet.CSS)
+    ink = re.findall(r"(?<![-\w])color: #([0-9a-f]{3,6})", sheet.CSS)
+    paper = re.findall(r"background: #([0-9a-f]{3,6})", sheet.CSS)
     assert ink and paper and all(contrast(i, p) >= 4.5 for i in ink for p in paper)
 
 
@@ -85,7 +86,7 @@ def test_no_number_is_written_where_it_could_be_computed():
     texts = [
         node.value
         for node in ast.walk(ast.parse(SOURCE))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != cheat_sheet.CSS
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != sheet.CSS
     ]
     written = re.compile(r"(?<![\w.-])(?:\d[\d,]{2,}|\d+\.\d+|\d+ ?(?:%|[GMk]B|times|bits)(?!\w))")
     found = [(text, written.findall(text)) for text in texts if written.search(text)]
@@ -95,7 +96,7 @@ def test_no_number_is_written_where_it_could_be_computed():
 
 
 def test_its_numbers_are_those_of_the_models():
-    words = Reading(cheat_sheet.page()).words
+    words = Reading(sheet.page()).words
     for number in ("65,536 of 16,777,216, 0.39 %", "4,194,304", "0.0622 %", "3,407,872", "39,976,960", "2,048"):
         assert number in words
     for line in ("107.8 GB", "14.1 GB", "5.0 GB", "4.127 bits", "4.5 without", "0.671 of full", "16 pages", "2.37 %"):
@@ -103,9 +104,9 @@ def test_its_numbers_are_those_of_the_models():
 
 
 def test_its_numbers_follow_what_they_are_computed_from(monkeypatch):
-    monkeypatch.setattr(cheat_sheet, "MODELS", ("Llama-2-13B", "Llama-3.1-8B"))
-    monkeypatch.setattr(cheat_sheet, "RANK", 4)
-    words = Reading(cheat_sheet.page()).words
+    monkeypatch.setattr(sheet, "MODELS", ("Llama-2-13B", "Llama-3.1-8B"))
+    monkeypatch.setattr(sheet, "RANK", 4)
+    words = Reading(sheet.page()).words
     few = counting.lora(shapes.known("Llama-2-13B"), 4, "q_proj,v_proj")
     assert f"{few:,}" in words and "32,768 of 16,777,216, 0.20 %" in words and "1 of these 2" in words
     assert "4,194,304" not in words and "0.671" not in words and "107.8 GB" not in words
@@ -113,7 +114,7 @@ def test_its_numbers_follow_what_they_are_computed_from(monkeypatch):
 
 def test_the_command_writes_it(tmp_path, capsys):
     assert main(["cheatsheet", "--out", str(tmp_path / "sheet.html")]) == 0
-    assert (tmp_path / "sheet.html").read_text(encoding="utf-8") == cheat_sheet.page()
+    assert (tmp_path / "sheet.html").read_text(encoding="utf-8") == sheet.page()
     assert "print it" in capsys.readouterr().out
 
 
@@ -134,7 +135,7 @@ def test_it_prints_on_one_a4_page(chromium, tmp_path, font):  # noqa: F811
     """In its own font, and in another that readers may have."""
     from playwright.sync_api import sync_playwright
 
-    page = cheat_sheet.page()
+    page = sheet.page()
     (tmp_path / "sheet.html").write_text(page.replace('"DejaVu Sans", Verdana, ', "") if font else page)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_WORDS)

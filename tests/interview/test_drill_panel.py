@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_lab import bank, drills, flashcards, interview, panel
+from lora_lab import interview
+from lora_lab.interview import bank, drills, flashcards, panel
 from tests.test_html import Reading
 
 

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 import pytest
 
-from lora_lab import drill_kinds, drills, shapes
+from lora_lab import shapes
+from lora_lab.interview import drill_kinds, drills
 
 SEEDS = range(150)
 
@@ -219,7 +220,7 @@ def test_another_seed_gives_other_numbers_and_the_same_seed_the_same(kind):
 
 def test_the_same_numbers_in_every_process():
     """Not by Python's own hash of a text, which differs from process to process."""
-    code = "from lora_lab import drills; print([drills.make(k, 'anna').answer for k in drills.KINDS])"
+    code = "from lora_lab.interview import drills; print([drills.make(k, 'anna').answer for k in drills.KINDS])"
     here = str([drills.make(kind, "anna").answer for kind in drills.KINDS])
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == here
 

@@ -8,8 +8,9 @@ import os
 
 import pytest
 
-from lora_lab import bank, flashcards, panel, progress
-from lora_lab.flashcards import Card, answered, queue
+from lora_lab import progress
+from lora_lab.interview import bank, flashcards, panel
+from lora_lab.interview.flashcards import Card, answered, queue
 from tests.test_html import Reading
 
 TODAY = datetime.date(2026, 3, 1)

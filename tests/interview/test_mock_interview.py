@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from lora_lab import bank, mock_interview, panel
-from lora_lab.mock_interview import MockPanel, Session, draw, report
+from lora_lab.interview import bank, mock_interview, panel
+from lora_lab.interview.mock_interview import MockPanel, Session, draw, report
 from tests.test_html import Reading
 
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lora_lab import bank
-from lora_lab.bank import Question
+from lora_lab.interview import bank
+from lora_lab.interview.bank import Question
 from lora_lab.markup import Html, join, prose, tag
 
 SECONDS = {"screen": 60, "onsite": 120, "expert": 180}  # allotted to a spoken answer
@@ -177,7 +177,7 @@ class MockPanel:
     def __init__(self, session: Session, another: Callable[[], Session] | None = None) -> None:
         import ipywidgets
 
-        from lora_lab import panel
+        from lora_lab.interview import panel
 
         self.panel, self.another = panel, another
         self.head, self.clock, self.back = panel.words(), panel.words(), panel.words()

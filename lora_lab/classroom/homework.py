@@ -17,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_lab import drills, exercises, handouts, outline
+from lora_lab import exercises
+from lora_lab.classroom import handouts, outline
+from lora_lab.interview import drills
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

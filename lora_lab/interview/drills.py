@@ -15,8 +15,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_lab import drill_kinds
 from lora_lab.attempt import Verdict
+from lora_lab.interview import drill_kinds
 
 KINDS: dict[str, str] = {kind: title for kind, (title, _) in drill_kinds.KINDS.items()}
 HINTS: Mapping[str, str] = drill_kinds.HINTS

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lora_lab import outline, pages
+from lora_lab.classroom import outline, pages
 from lora_lab.markup import Html, tag
 
 if TYPE_CHECKING:

@@ -25,12 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_lab import drills, handouts, homework
+from lora_lab.classroom import handouts, homework
+from lora_lab.interview import drills
 
 LARGEST = 20_000_000  # bytes of a submission
 COLUMNS = ("student", "item", "points", "out of", "message")
 KEPT = ("PATH", "HOME", "USERPROFILE", "SYSTEMROOT", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-WORKER = "import sys; sys.path.insert(0, {!r}); from lora_lab import marking_worker; marking_worker.main()"
+WORKER = "import sys; sys.path.insert(0, {!r}); from lora_lab.classroom import marking_worker; marking_worker.main()"
 Row = tuple[str, str, int | str, int | str, str]
 
 
@@ -192,7 +193,7 @@ def run(job: dict[str, Any], seconds: float, memory_mb: int) -> tuple[dict[str, 
             "LORA_LAB_PROGRESS": f"{folder}/progress",
         }
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", WORKER.format(str(Path(__file__).parent.parent))],
+            [sys.executable, "-I", "-c", WORKER.format(str(Path(__file__).parent.parent.parent))],
             cwd=folder,
             env=environment,
             stdin=given,

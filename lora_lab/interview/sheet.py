@@ -173,8 +173,8 @@ def _speed() -> list[Html]:
             "backward pass still goes through every frozen matrix; only their own gradients are saved.",
             f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, r = {RANK}); small products "
             "cost more time than FLOPs.",
-            "Merged: no extra work. But bfloat16 rounds the update, 4 bits can lose most of it, and one W serves one task. "
-            "Keep the adapter's file.",
+            "Merged: no extra work. But bfloat16 rounds the update, 4 bits can lose most of it, and one W serves "
+            "one task. Keep the adapter's file.",
         )
     ]
 

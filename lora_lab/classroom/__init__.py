@@ -16,8 +16,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_lab import homework, outline, pages, plans, render, slides
-from lora_lab.handouts import handout, instructor_copy
+from lora_lab import render
+from lora_lab.classroom import homework, outline, pages, plans, slides
+from lora_lab.classroom.handouts import handout, instructor_copy
 
 
 def make(
@@ -60,9 +61,9 @@ def make(
 
 
 def _cheat_sheet() -> str:
-    from lora_lab import cheat_sheet
+    from lora_lab.interview import sheet
 
-    return cheat_sheet.page()
+    return sheet.page()
 
 
 def _notebook(path: Path, made) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lora_lab import exercises, outline
+from lora_lab import exercises
+from lora_lab.classroom import outline
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode

@@ -14,9 +14,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from lora_lab import bank, drills, flashcards, mock_interview
-from lora_lab import cheat_sheet as sheet
 from lora_lab.attempt import Verdict
+from lora_lab.interview import bank, drills, flashcards, mock_interview, sheet
 from lora_lab.markup import Html, join, prose, tag
 
 Question = bank.Question
@@ -24,7 +23,7 @@ Question = bank.Question
 
 def questions(level: str | None = None, topic: str | None = None, lesson: str | None = None) -> None:
     """Show the questions of a level, topic and lesson as a table. Raises ValueError for one that none has."""
-    from lora_lab import panel
+    from lora_lab.interview import panel
 
     found = bank.chosen(level, topic, lesson)
     panel.show_html(bank.table(found), "\n".join(f"{q.id}: {q.question}" for q in found))
@@ -64,7 +63,7 @@ def _seed(seed: int | str | None) -> int | str:
 
 def cheat_sheet() -> None:
     """Show the cheat sheet, and say how to print it."""
-    from lora_lab import panel
+    from lora_lab.interview import panel
 
     panel.show_html(sheet.in_notebook(), sheet.HOW_TO_PRINT)
     print(sheet.HOW_TO_PRINT)
@@ -79,7 +78,7 @@ class DrillPanel:
     def __init__(self, drill: drills.Drill) -> None:
         import ipywidgets
 
-        from lora_lab import panel
+        from lora_lab.interview import panel
 
         self.panel = panel
         self.head, self.said = panel.words(), panel.words()

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lora_lab import progress
-from lora_lab.bank import Question, answer, folded
+from lora_lab.interview.bank import Question, answer, folded
 from lora_lab.markup import Html, join, prose, tag
 
 NAME, VARIABLE = "lora_lab_cards.json", "LORA_LAB_CARDS"
@@ -204,7 +204,7 @@ class CardPanel:
     """The sitting as buttons: Show the answer, then one of three grades. Tab and Space (or Enter) are enough."""
 
     def __init__(self, deck: Deck) -> None:
-        from lora_lab import panel
+        from lora_lab.interview import panel
 
         self.deck, self.panel = deck, panel
         self.front, self.back, self.note = panel.words(), panel.words(), panel.words()

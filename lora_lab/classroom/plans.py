@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lora_lab import exercises, handouts, outline
+from lora_lab import exercises
+from lora_lab.classroom import handouts, outline
 
 LENGTHS = (50, 90, 180)
 VOTE = 1  # minute that a guess takes in class beyond what it takes alone

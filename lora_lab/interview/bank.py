@@ -17,7 +17,7 @@ from typing import Any
 from lora_lab import lessons, proofs
 from lora_lab.markup import Html, join, prose, tag
 
-FOLDER = Path(__file__).parent / "assets"
+FOLDER = Path(__file__).parent.parent / "assets"
 LEVELS = ("screen", "onsite", "expert")  # a first call, a day of talks, a specialist
 
 

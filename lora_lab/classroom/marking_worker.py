@@ -15,8 +15,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from lora_lab import outline
 from lora_lab.attempt import TookTooLong, at_most
+from lora_lab.classroom import outline
 
 JUDGES = re.compile(r"lora_lab\.(attempt|practice|exercises(\..+)?)")
 
