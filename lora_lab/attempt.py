@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import inspect
 import math
 import reprlib
 import signal
@@ -118,9 +119,56 @@ def short(value: Any) -> str:
         return f"{float(value):.6g}"
     if hasattr(value, "shape") and tuple(value.shape):
         return f"an array of shape {list(value.shape)}"
-    if hasattr(value, "shape"):
+    if hasattr(value, "shape") and hasattr(value, "item"):
         return f"{_array(value).item():.6g}"
+    if isinstance(value, Mapping):
+        return f"a dict of {len(value)} {'entry' if len(value) == 1 else 'entries'}"
+    if type(value) in (list, tuple):
+        inside = ", ".join(map(short, value[:6])) + (", ..." if len(value) > 6 else "")
+        if len(inside) < 60:
+            return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+        return f"a {type(value).__name__} of {len(value)} things"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if inspect.isroutine(value):
+        return f"the function {value.__name__}"
+    if hasattr(value, "state_dict") or type(value).__repr__ is object.__repr__:
+        return _a(type(value).__name__)
     return reprlib.repr(value)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1] in 'AEIOaeio' else 'a'} {noun}"
+
+
+def _kind(value: Any) -> str:
+    """A value and, where one cannot see it, what it is: 'eight', a str."""
+    shown = short(value)
+    return shown if value is None or shown.startswith(("a ", "an ", "the ")) else f"{shown}, {_a(type(value).__name__)}"
+
+
+def _call(function: Callable, args: tuple[Any, ...]) -> str:
+    """A call as a line of text: arrays by their shape, and with their names, which say which is which."""
+    name = getattr(function, "__name__", "your function")
+    try:
+        names = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    except (TypeError, ValueError):
+        names = []
+    named = len(names) >= len(args) and any(tuple(getattr(arg, "shape", ())) for arg in args)
+    parts = []
+    for at, arg in enumerate(args):
+        shape = tuple(getattr(arg, "shape", ()))
+        if named and shape:
+            parts.append(f"{names[at]} {list(shape)}")
+        else:
+            parts.append(f"{names[at]}={short(arg)}" if named else short(arg))
+    return f"{name}({', '.join(parts)})"
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error says, in a line: torch's can be pages long."""
+    line = str(error).strip().split("\n")[0]
+    return line if len(line) <= 160 else line[:157] + "..."
 
 
 def is_stub(answer: Any) -> bool:
@@ -154,11 +202,16 @@ class Attempt:
         function = self.answer if of is None else of
         name = getattr(function, "__name__", self.name)
         if not callable(function):
-            raise NotYet(f"pass the function itself, practice.check({self.name!r}, ...), not {short(function)}.")
+            raise NotYet(
+                f'pass the function itself, without brackets: practice.check("{self.name}", {self.name}). '
+                f"This is {_kind(function)}."
+                if of is None
+                else f"pass the functions themselves, without brackets. One of them is {_kind(function)}."
+            )
         if not may_change:
             args, kwargs = copy.deepcopy(args), copy.deepcopy(kwargs)
             pristine = copy.deepcopy(args)
-        shown = f"{name}({', '.join(map(short, args))})"
+        shown = _call(function, args)
         try:
             with at_most(self.seconds):
                 result = function(*args, **kwargs)
@@ -171,17 +224,19 @@ class Attempt:
         except RecursionError:
             raise NotYet(f"{shown} calls itself for ever: nothing ends the recursion.") from None
         except BaseException as error:
-            line = f": {error}" if str(error) else ""
-            raise NotYet(f"{shown} raised {type(error).__name__}{line}"[:400]) from None
+            if "ellipsis" in str(error):
+                raise NotYet(f"there are still three dots in {name}: put your own answer in their place.") from None
+            line = f": {_first_line(error)}" if str(error) else ""
+            raise NotYet(f"{shown} raised {type(error).__name__}{line}") from None
         if is_stub(result):
-            raise NotYet(f"{name} still returns the three dots: that line is yours to write.")
+            raise NotYet(f"there are still three dots in what {name} returns: put your own answer in their place.")
         if not may_change and not same(args, pristine):
             raise NotYet(
                 f"{name} changes its input: what it was given is not the same afterwards. Work on a copy, or make a "
                 "new array instead of writing into the old one."
             )
         if result is None and not (may_change or may_be_none):
-            raise NotYet(f"{name} returns None: is there a return?")
+            raise NotYet(f"{name} returns None: is there a return? (print shows a value, and gives nothing back.)")
         return result
 
     # --- what a result must be, before it can be right ----------------------------------------------------------------
@@ -191,7 +246,9 @@ class Attempt:
         if hasattr(value, "shape") and math.prod(value.shape) == 1:
             value = _array(value).reshape(()).item()
         if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
-            raise NotYet(f"{what} is {short(value)}, a {type(value).__name__}; it should be one number.")
+            if value is None:
+                raise NotYet(f"{what} is None, and it should be one number: is a return missing?")
+            raise NotYet(f"{what} is {_kind(value)}; it should be one number.")
         if not math.isfinite(value):
             raise NotYet(f"{what} is {value}: something was divided by zero, or grew without end.")
         return float(value)
@@ -210,7 +267,9 @@ class Attempt:
             if found.dtype.kind not in "biufc":
                 raise TypeError
         except Exception:
-            raise NotYet(f"{what} is {short(value)}; it should be an array of shape {list(shape)}.") from None
+            why = " Are the brackets of a call missing?" if inspect.isroutine(value) else ""
+            why = " Its weight is one." if hasattr(value, "weight") else why
+            raise NotYet(f"{what} is {_kind(value)}; it should be an array of shape {list(shape)}.{why}") from None
         if found.shape != tuple(shape):
             hint = " It is transposed." if found.shape == tuple(shape)[::-1] and len(shape) == 2 else ""
             raise NotYet(f"{what} has the shape {list(found.shape)}; it should be {list(shape)}.{hint}")
@@ -227,21 +286,30 @@ class Attempt:
     # --- and whether it is ----------------------------------------------------------------------------------------
 
     def agree(
-        self, got: Any, right: Any, mistakes: Mapping[str, Any] | None = None, case: str = "", tolerance: float = 1e-6
+        self,
+        got: Any,
+        right: Any,
+        mistakes: Mapping[str, Any] | None = None,
+        case: str = "",
+        tolerance: float = 1e-6,
+        otherwise: str = "",
     ) -> None:
         """Raise NotYet unless `got` equals `right` (relative tolerance; 0 for exactly).
 
         `mistakes` is a sentence -> the value that this mistake would give: the first that fits is what the learner
-        reads. One that gives the right value in this case proves nothing and is passed over.
+        reads. One that gives the right value in this case proves nothing and is passed over. `otherwise` is for a
+        mistake that nobody foresaw, where the usual line, which names the right value, would be the solution.
         """
         if close(got, right, tolerance):
             return
         for sentence, value in (mistakes or {}).items():
             if not close(value, right, tolerance) and close(got, value, max(tolerance, 1e-9)):
                 raise NotYet(sentence)
+        if otherwise:
+            raise NotYet(otherwise)
         where = f"for {case} " if case else ""
         if np.shape(_array(right)):
-            raise NotYet(f"{where}the shape fits, but the numbers differ: by {_gap(got, right):.3g} at most.")
+            raise NotYet(f"{where}the shape fits, but the numbers differ, by up to {_gap(got, right):.3g}.")
         raise NotYet(f"{where}it gives {short(got)}; it should be {short(right)}.")
 
 
