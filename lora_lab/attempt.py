@@ -116,7 +116,8 @@ def short(value: Any) -> str:
     if isinstance(value, Integral):
         return f"{int(value):,}"
     if isinstance(value, Real):
-        return f"{float(value):.6g}"
+        number = float(value)
+        return f"{number:,.0f}" if number.is_integer() and abs(number) < 1e15 else f"{number:.6g}"
     if hasattr(value, "shape") and tuple(value.shape):
         return f"an array of shape {list(value.shape)}"
     if hasattr(value, "shape") and hasattr(value, "item"):
@@ -208,6 +209,8 @@ class Attempt:
                 if of is None
                 else f"pass the functions themselves, without brackets. One of them is {_kind(function)}."
             )
+        if isinstance(function, type) and of is None:
+            raise NotYet(f"{name} is a class here. Write a function: def {name}(...), with a return.")
         if not may_change:
             args, kwargs = copy.deepcopy(args), copy.deepcopy(kwargs)
             pristine = copy.deepcopy(args)
@@ -268,7 +271,6 @@ class Attempt:
                 raise TypeError
         except Exception:
             why = " Are the brackets of a call missing?" if inspect.isroutine(value) else ""
-            why = " Its weight is one." if hasattr(value, "weight") else why
             raise NotYet(f"{what} is {_kind(value)}; it should be an array of shape {list(shape)}.{why}") from None
         if found.shape != tuple(shape):
             hint = " It is transposed." if found.shape == tuple(shape)[::-1] and len(shape) == 2 else ""
@@ -279,6 +281,8 @@ class Attempt:
 
     def several(self, value: Any, count: int, what: str = "the result") -> tuple[Any, ...]:
         """`value` as a tuple of `count` things. Raises NotYet otherwise."""
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            value = tuple(value)
         if not isinstance(value, tuple | list) or len(value) != count:
             raise NotYet(f"{what} should be {count} things, separated by commas; it is {short(value)}.")
         return tuple(value)
@@ -307,7 +311,7 @@ class Attempt:
                 raise NotYet(sentence)
         if otherwise:
             raise NotYet(otherwise)
-        where = f"for {case} " if case else ""
+        where = f"for {case.rstrip(' ,:')}: " if case else ""
         if np.shape(_array(right)):
             raise NotYet(f"{where}the shape fits, but the numbers differ, by up to {_gap(got, right):.3g}.")
         raise NotYet(f"{where}it gives {short(got)}; it should be {short(right)}.")

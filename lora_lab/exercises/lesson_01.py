@@ -48,13 +48,20 @@ def double_one_output(attempt: Attempt) -> str:
         "that writes into the first place: b1 says where, and the second output is place 1.": np.outer([1, 0, 0], W[1]),
         "that adds nothing: one of the two is all zeros.": 0 * right,
         "a1 adds up all inputs. It must read what the second output reads.": np.outer([0, 1, 0], [1, 1, 1, 1]),
+        "a1 is x itself. It must do for every x, so it cannot hold one of them.": np.outer([0, 1, 0], x),
+        "a1 has x in it already. a1 is multiplied by x later, whatever x is.": np.outer([0, 1, 0], W[1] * x),
     }
     if close(got @ x, right @ x, 1e-9) and not close(got, right, 1e-9):
         known = [sentence for sentence, value in mistakes.items() if close(got, value, 1e-9)]
         expect(
             bool(known), "right for x = (1, 2, 3, 4), but not for every x: a1 must read what the second output reads."
         )
-    attempt.agree(got, right, mistakes, "W + b1 a1")
+    unasked = (
+        "b1 writes into the first or the third output too, and they should stay as they are."
+        if got[[0, 2]].any()
+        else "only the second output changes, as it should. But a1 does not read what that output reads, for every x."
+    )
+    attempt.agree(got, right, mistakes, otherwise=unasked)
     return "Rank 1, and one output is twice as loud for every x."
 
 
@@ -86,7 +93,7 @@ def work(attempt: Attempt) -> str:
     """Multiplications of B (A x), and of (B A) x, for one x."""
     for o, i, r in ((5, 7, 2), (3, 4, 2), (4096, 4096, 8), (100, 3, 1)):
         case = f"work({o}, {i}, {r})"
-        apart, formed = attempt.several(attempt(o, i, r), 2, f"{case} (for B (A x), for (B A) x)")
+        apart, formed = attempt.several(attempt(o, i, r), 2, f"what {case} returns")
         apart, formed = attempt.whole(apart, "the first count"), attempt.whole(formed, "the second count")
         right = r * i + o * r, o * r * i + o * i
         expect((apart, formed) != right[::-1], "exchanged: B (A x) comes first, then (B A) x.")
@@ -101,6 +108,7 @@ def work(attempt: Attempt) -> str:
                 "for B (A x) nothing of size in × out is formed: two thin products, one after the other.": o * r * i,
                 "for B (A x) the two products follow one another: their counts are added.": r * i * o * r,
                 "for B (A x) that counts additions too, or each product twice.": 2 * right[0],
+                "for B (A x) the rank is missing: A has rank rows, and B has rank columns.": o + i,
             },
             f"{case}, B (A x):",
             0,
@@ -117,6 +125,9 @@ def work(attempt: Attempt) -> str:
                 "for (B A) x W x is counted too. Only the correction is asked for.": right[1] + o * i,
                 "for (B A) x the two steps follow one another: their counts are added.": o * r * i * o * i,
                 "for (B A) x that counts additions too, or each product twice.": 2 * right[1],
+                "for (B A) x forming B A is right. The last step is a matrix [out, in] times x; what does that take?": (
+                    formed if formed - o * r * i in (o, i, o * o, i * i) else right[1]
+                ),
             },
             f"{case}, (B A) x:",
             0,
@@ -143,9 +154,9 @@ def work(attempt: Attempt) -> str:
 )
 def adapter_pages(attempt: Attempt) -> str:
     """Pages of in_features numbers that A fills, and that B fills."""
-    for o, i, r in ((14336, 4096, 8), (4096, 14336, 4), (4096, 4096, 8), (10, 512, 3)):
+    for o, i, r in ((10, 512, 3), (14336, 4096, 8), (4096, 14336, 4), (4096, 4096, 8)):
         case = f"adapter_pages({o}, {i}, {r})"
-        first, second = attempt.several(attempt(o, i, r), 2, f"{case} (of A, of B)")
+        first, second = attempt.several(attempt(o, i, r), 2, f"what {case} returns")
         of_A, of_B = attempt.number(first, "A's pages"), attempt.number(second, "B's pages")
         right = r, o * r / i
         expect(
@@ -161,6 +172,8 @@ def adapter_pages(attempt: Attempt) -> str:
                 "a page is a row of W, in_features numbers, and not a column.": r * i / o,
                 "that is both together under the name of A.": r + o * r / i,
                 "A has rank rows, not in_features.": i,
+                "a page has in_features numbers, whatever they are; 4,096 is one model's.": r * i / 4096,
+                "that is a share of the book. Asked for are pages.": r / o,
             },
             f"{case}, A:",
             1e-9,
@@ -177,6 +190,8 @@ def adapter_pages(attempt: Attempt) -> str:
                 "do not round up: a page may be filled in part.": -(-o * r // i),
                 "do not round down: a page may be filled in part.": o * r // i,
                 "that is both together under the name of B.": r + o * r / i,
+                "a page has in_features numbers, whatever they are; 4,096 is one model's. ": o * r / 4096,
+                "B's size depends on the rank as well: it has out × rank numbers.": o / i,
             },
             f"{case}, B:",
             1e-9,
@@ -205,7 +220,7 @@ def to_peft(attempt: Attempt) -> str:
     draw = np.random.default_rng(4)
     for i, o, r in ((7, 5, 2), (4, 3, 2), (6, 6, 1), (4, 4, 4)):
         A_in, B_out = draw.normal(size=(i, r)), draw.normal(size=(r, o))
-        A, B = attempt.several(attempt(A_in, B_out), 2, "the result (lora_A.weight, lora_B.weight)")
+        A, B = attempt.several(attempt(A_in, B_out), 2, "what to_peft returns (lora_A.weight, lora_B.weight)")
         found = tuple(tuple(getattr(one, "shape", ())) for one in (A, B))
         if i != o and r > 1:
             expect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,14 @@ def add_adapters(attempt: Attempt) -> str:
             sizes != ((o, r1 + r2), (r1 + r2, i)),
             "exchanged: A [r, in] comes first, then B [out, r].",
         )
+        expect(
+            sizes[0] != (r1, 2 * i) or r1 != r2,
+            "the A's stand side by side. Row k of A reads the inputs: put A2's rows below A1's.",
+        )
+        expect(
+            sizes[1] != (2 * o, r1) or r1 != r2,
+            "the B's stand one below the other. Column k of B writes the outputs: put B2's columns beside B1's.",
+        )
         r = sizes[0][0] if len(sizes[0]) == 2 and 0 < sizes[0][0] <= o + i else r1 + r2
         expect(r <= r1 + r2, f"rank {r} for {case}: {r1} pieces and {r2} pieces are {r1 + r2} at most.")
         A, B = attempt.array(A, (r, i), f"A, {case},"), attempt.array(B, (o, r), f"B, {case},")
@@ -93,10 +102,11 @@ def add_adapters(attempt: Attempt) -> str:
 )
 def rank_for(attempt: Attempt) -> str:
     """The smallest r whose r largest singular values hold `share` of the sum of squares."""
-    cases = (([12, 11, 10, 9, 8, 7, 6, 5, 4], 0.7), ([2, 1], 0.75), ([2, 1], 0.85), ([4, 3, 0], 1.0), ([1, 1], 0.5))
-    for values, share in cases:
+    # In the first, every mistake known gives a number of its own.
+    long = [29, 25, 24, 19, 17, 16, 14, 13, 12, 10, 9, 7, 2]
+    for values, share in ((long, 0.7), ([2, 1], 0.75), ([2, 1], 0.85), ([4, 3, 0], 1.0), ([1, 1], 0.5)):
         values = np.array(values, dtype=float)
-        got = attempt.whole(attempt(values, share), f"rank_for({values.tolist()}, {share})")
+        got = attempt.whole(attempt(values, share), "what rank_for returns")
         right = _first(values**2, share)
         attempt.agree(
             got,
@@ -105,7 +115,8 @@ def rank_for(attempt: Attempt) -> str:
                 "that goes by the values. Shares go by their squares: 2 and 1 hold 80 % and 20 %.": _first(
                     values, share
                 ),
-                "one too few: place 0 of the list is rank 1.": right - 1,
+                "one too few: the value that reaches the share counts too, and place 0 of the list is rank 1.": right
+                - 1,
                 "that takes more than the share; where it is met exactly, it is enough.": (
                     int((np.cumsum(values**2) <= share * (values**2).sum()).sum()) + 1
                 ),
@@ -115,8 +126,18 @@ def rank_for(attempt: Attempt) -> str:
                     _first(values**2, 1 - share)
                 ),
                 "that is all of them: where does the running sum reach the share?": len(values),
+                "you count the ranks that are enough. Asked for is the first of them.": (
+                    int((np.cumsum(values**2) >= share * (values**2).sum()).sum())
+                ),
+                "no root of the shares: each is a sum of squares over the sum of all squares.": _first(
+                    values**2, share**2
+                ),
+                "rank 1 at once: is the running sum of squares divided by the sum of all squares?": 1,
+                "that is a share of the number of values. They do not weigh alike: go by their squares.": (
+                    math.ceil(share * len(values))
+                ),
             },
-            f"values {values.astype(int).tolist()} and a share of {share:.0%}",
+            f"values {values.astype(int).tolist()} and share {share}",
             0,
         )
     return "With it one can say of any matrix how many pieces matter."
@@ -173,6 +194,14 @@ def best_on_data(attempt: Attempt) -> str:
             "cut at one rank less.": lowrank.data_truncate(change, np.diag(variance), rank - 1)
             if rank > 1
             else 0 * right,
+            "weighed after the cut. The weights must be there when it is decided what to keep.": _cut(change, rank)
+            * root,
+            "cut without the weights: they come in before the cut, and out after it.": _cut(change, rank) / root,
+            "weighed by the variance, but undone by its root. It is the root both times.": (
+                _cut(change * variance, rank) / root
+            ),
+            "nothing is cut here: that is the change, weighed.": change * root,
+            "weighed the wrong way, and not undone.": _cut(change / root, rank),
             "cut at one rank more.": lowrank.data_truncate(change, np.diag(variance), rank + 1),
         }
         if o == i:
@@ -208,21 +237,23 @@ def rank_needed(attempt: Attempt) -> str:
     for change, x, seen in _needs(np.random.default_rng(5)):
         rank: Callable[[Any], int] = np.linalg.matrix_rank
         got = attempt.whole(attempt(change, x), "the rank")
+        here = seen.removeprefix("here ")
         right = int(rank(x @ change.T))
         of_change, of_x = int(rank(change)), int(rank(x))
         if got != right and got == min(of_change, of_x) and of_x != right != of_change:
             raise NotYet(
-                f"{got} is the smaller of the two ranks, an upper bound. {seen}: it does nothing in some of their "
+                f"{got} is the smaller of the two ranks, an upper bound. Here {here}: it does nothing in some of their "
                 f"directions, so {right} is enough."
             )
         attempt.agree(
             got,
             right,
             {
-                f"that is the rank of the change. {seen}: the data show less of it.": of_change,
-                f"that is the rank of the inputs. {seen}: the outputs on them can have less.": of_x,
+                f"that is the rank of the change. Here {here}: the data show less of it.": of_change,
+                f"that is the rank of the inputs. Here {here}: the outputs on them can have less.": of_x,
                 "that is the number of examples. Many of them are mixes of the others.": len(x),
                 "that is the width of the inputs. They do not use all of it.": x.shape[1],
+                "that is the width of the outputs. On these examples they do not use all of it.": len(change),
                 "one too many: it is perfect, but so is a smaller one.": right + 1,
                 "one too few: something must then be missing on these examples.": right - 1,
                 "that adds the two ranks up. A product has the smaller of them at most.": of_change + of_x,
@@ -230,7 +261,7 @@ def rank_needed(attempt: Attempt) -> str:
                 "C^½ has rounding errors near 1e-8 in the place of zeros, and they are counted. Give matrix_rank a "
                 "tol, or take the rank of the outputs x @ change.T.": int(rank(change @ _root(x))),
             },
-            seen,
+            f"a change of rank {of_change} and inputs of rank {of_x}",
             0,
         )
     return "The rank that suffices is never more than the number of directions in the data, whatever the change."
@@ -239,8 +270,8 @@ def rank_needed(attempt: Attempt) -> str:
 def _needs(draw: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray, str]]:
     """Changes, examples and a line about each: what the data use, what the change does, and where the two overlap."""
     turn = np.linalg.qr(draw.normal(size=(12, 12)))[0]
-    use = [draw.normal(size=(30, len(d))) @ turn[d] for d in ([0, 1, 2], range(7), range(4, 9))]
-    act = [draw.normal(size=(10, len(d))) @ turn[d] for d in (range(12), [2, 3], range(6))]
+    use = [draw.normal(size=(31, len(d))) @ turn[d] for d in ([0, 1, 2], range(7), range(4, 9))]
+    act = [draw.normal(size=(11, len(d))) @ turn[d] for d in (range(10), [2, 3], range(6))]
     seen = (
         "here the change has rank 10, and the data 3 directions",
         "here the change has rank 2, and the data 7 directions",
