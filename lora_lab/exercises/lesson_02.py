@@ -129,10 +129,11 @@ def rank_for(attempt: Attempt) -> str:
                 "you count the ranks that are enough. Asked for is the first of them.": (
                     int((np.cumsum(values**2) >= share * (values**2).sum()).sum())
                 ),
-                "no root of the shares: each is a sum of squares over the sum of all squares.": _first(
+                "too few. Is each share a sum of squares over the sum of all, and `share` as it was given?": _first(
                     values**2, share**2
                 ),
-                "rank 1 at once: is the running sum of squares divided by the sum of all squares?": 1,
+                "rank 1 at once. Is the running sum of squares divided by the sum of all, and is it the first place "
+                "that reaches the share?": 1,
                 "that is a share of the number of values. They do not weigh alike: go by their squares.": (
                     math.ceil(share * len(values))
                 ),

@@ -44,7 +44,7 @@ def numbers(seed: int, *shapes: tuple[int, ...]) -> list[Any]:
 def lora_forward(attempt: Attempt) -> str:
     """y [..., out] of a frozen W and bias and an adapter A, B beside them, in the PyTorch form."""
     # Square first: there a transposed or swapped matrix runs, and can be told by its numbers.
-    cases = (((7, 5), 5, 2, 6), ((3, 6), 4, 2, 3), ((2, 3, 4), 6, 1, 0.5), ((5,), 3, 3, 12))
+    cases = (((7, 5), 5, 2, 7), ((3, 6), 4, 2, 3), ((2, 3, 4), 6, 1, 0.5), ((5,), 3, 3, 12))
     for seed, (shape, o, rank, alpha) in enumerate(cases):
         i = shape[-1]
         x, W, bias, A, B = numbers(seed, shape, (o, i), (o,), (rank, i), (o, rank))
@@ -52,6 +52,10 @@ def lora_forward(attempt: Attempt) -> str:
         got = attempt.array(attempt(x, W, bias, A, B, alpha, rank), (*shape[:-1], o), f"the result for {case}")
         frozen, update, s = x @ W.T + bias, (x @ A.T) @ B.T, alpha / rank
         mistakes = {
+            "alpha // rank rounds down. The factor need not be whole: alpha / rank.": frozen + alpha // rank * update,
+            "that divides by the root of the rank, a rule of lesson 06. Here it is alpha / rank.": (
+                frozen + alpha / rank**0.5 * update
+            ),
             "the scaling is missing. What comes out of B is multiplied by alpha / rank.": frozen + update,
             "that scales by alpha alone: it is alpha / rank.": frozen + alpha * update,
             "that scales by alpha times rank: it is alpha divided by rank.": frozen + alpha * rank * update,
@@ -69,13 +73,16 @@ def lora_forward(attempt: Attempt) -> str:
         if o == i:
             mistakes |= {
                 "A and B are swapped: x meets A first, as x @ A.T, then B.": frozen + s * (x @ B) @ A,
+                "the second road starts at W's output. It lies beside W, and starts at x.": (
+                    frozen + s * (frozen @ A.T) @ B.T
+                ),
                 "W is the wrong way round: it is [out, in], so rows meet it as x @ W.T.": x @ W + bias + s * update,
                 "both roads are the wrong way round: rows meet a matrix [out, in] as x @ W.T.": (
                     x @ W + bias + s * (x @ B) @ A
                 ),
             }
         attempt.agree(got, frozen + s * update, mistakes, case, NEAR)
-    return "Square or not, one row or many, alpha / rank = 3 or 4 or 1/2: the same line does them all."
+    return "Square or not, one row or many, alpha / rank = 3.5 or 4 or 1/2: the same line does them all."
 
 
 @exercise(
@@ -98,7 +105,7 @@ def lora_gradients(attempt: Attempt) -> str:
     """Gradients of the loss for A [r, in], B [out, r] and x [n, in], from g [n, out], the gradient for y."""
     for seed, (n, i, o, r, s) in enumerate(((7, 6, 4, 2, 3.0), (5, 3, 8, 1, 0.5), (2, 5, 5, 3, 2.0))):
         x, g, W, A, B = numbers(10 + seed, (n, i), (n, o), (o, i), (r, i), (o, r))
-        found = attempt.several(attempt(x, g, W, A, B, s), 3, "the result (for A, for B, for x)")
+        found = attempt.several(attempt(x, g, W, A, B, s), 3, "what lora_gradients returns (for A, for B, for x)")
         shapes = [tuple(getattr(one, "shape", ())) for one in found]
         expect(
             not (i != o and shapes[:2] == [(o, r), (r, i)]),
@@ -143,6 +150,9 @@ def lora_gradients(attempt: Attempt) -> str:
                 "x's gradient is missing what passes through W. Frozen means that W gets none, not that none passes.": (
                     s * (g @ B) @ A
                 ),
+                "x's gradient is divided by the number of examples once more; g holds that already.": right_x / n,
+                "x's gradient has the wrong sign: this is the gradient, not the step.": -right_x,
+                "s comes twice into x's gradient.": g @ W + s * s * (g @ B) @ A,
                 "s is missing from the part of x's gradient that passes through A and B.": g @ W + (g @ B) @ A,
                 "s got hold of W's part of x's gradient too; only the road through A and B is scaled.": s * right_x,
                 "both parts of x's gradient are scaled; only the road through A and B is.": s * (g @ W + (g @ B) @ A),
@@ -185,13 +195,17 @@ def first_values(attempt: Attempt) -> str:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        for o, i, r in ((48, 400, 12), (300, 256, 8), (20, 2000, 1)):
+        for o, i, r in ((48, 400, 12), (60, 30, 16), (20, 2000, 1)):
             case = f"first_values({o}, {i}, {r})"
-            A, B = attempt.several(attempt(o, i, r), 2, f"{case} (A and B)")
+            A, B = attempt.several(attempt(o, i, r), 2, f"what {case} returns")
             shapes = [tuple(getattr(one, "shape", ())) for one in (A, B)]
             expect(
                 shapes not in ([(o, r), (r, i)], [(i, r), (r, o)]),
                 "the shapes are exchanged: A [rank, in] reads the inputs, B [out, rank] writes the outputs.",
+            )
+            expect(
+                not any(hasattr(one, "weight") for one in (A, B)),
+                "those are layers. Return their numbers, the weight of each: A and B are matrices.",
             )
             A, B = attempt.array(A, (r, i), f"A of {case}"), attempt.array(B, (o, r), f"B of {case}")
             expect(A.any() or B.any(), "both are zero. Each gradient is a product with the other: neither ever moves.")
@@ -215,7 +229,7 @@ def first_values(attempt: Attempt) -> str:
 def _random_enough(A: np.ndarray, case: str) -> None:
     """Raise NotYet unless A [r, in] looks drawn from about ±1/√in."""
     r, i = A.shape
-    expect(bool(A.all()), "half of A is zero, or some of it: every number of A is drawn.")
+    expect(bool(A.all()), "some of A's numbers are zero. Every one of them is drawn at random.")
     expect(
         np.linalg.matrix_rank(A.astype(float)) == min(r, i) and len(np.unique(A)) > i / 2,
         "A is not random: its numbers repeat, so its rows would all hear the same thing.",
@@ -224,8 +238,11 @@ def _random_enough(A: np.ndarray, case: str) -> None:
     size = float(A.std()) * math.sqrt(3 * i)  # 1 for kaiming_uniform_ with a = √5
     if 0.7 < size / math.sqrt(i / r) < 1.4 and size > 1.9:
         raise NotYet(f"A is of size 1/√rank in {case}. It adds up `in` products: the size goes by 1/√in.")
-    expect(size < 2.7, f"A's numbers are {size:.0f} times too large in {case}: what comes out of A grows with √in.")
-    expect(not 0.44 < size < 0.55, "A's numbers are half as large as nn.Linear's: a is 5**0.5 there, not 5.")
+    expect(size < 2.7, f"A's numbers are {size:.0f} times too large in {case}: about 1/√in is wanted.")
+    expect(
+        not 0.44 < size < 0.55,
+        "A's numbers are half as large as nn.Linear's. (If they are kaiming_uniform_'s: a is 5**0.5, not 5.)",
+    )
     expect(size > 0.44, f"A's numbers are {1 / size:.0f} times too small in {case}: about 1/√in is wanted.")
 
 
@@ -253,7 +270,7 @@ def grow(attempt: Attempt) -> str:
     with torch.random.fork_rng(devices=[]):
         for seed, (o, i, r, new, alpha) in enumerate(((6, 9, 2, 5, 7.0), (12, 8, 1, 4, 2.0), (7, 7, 3, 4, 12.0))):
             A, B = numbers(20 + seed, (r, i), (o, r))
-            found = attempt.several(attempt(A, B, alpha, new), 3, "the result (A, B, alpha)")
+            found = attempt.several(attempt(A, B, alpha, new), 3, "what grow returns (A, B, alpha)")
             case = f"rank {r} to {new}"
             more_A, more_B = (
                 attempt.array(found[0], (new, i), "the new A"),
@@ -265,12 +282,24 @@ def grow(attempt: Attempt) -> str:
                 "the new rows of A and columns of B are both random, so the layer is changed: one must be zero.",
             )
             update = (alpha / r * B @ A).numpy()
+            old = close(more_A[:r], A, NEAR), close(more_B[:, :r], B, NEAR)
+            expect(
+                old[0] or not close(more_A[-r:], A, NEAR) or not old[1],
+                "A's old rows are the last ones now, B's old columns still the first: row k belongs to column k.",
+            )
+            rounded = alpha * new // r / (alpha * new / r)
             attempt.agree(
                 more_alpha / new * more_B @ more_A,
                 update,
                 {
                     f"alpha stayed at {alpha:g}: over a rank of {new} the factor alpha / rank is smaller, and the old "
                     "pieces count for less.": update * r / new,
+                    "alpha is doubled: right from rank 8 to 16, but new_rank may be any.": 2 * update * r / new,
+                    "that takes 8 for the old rank. It is the number of A's rows.": update * r / 8,
+                    "alpha = 2 × rank is a habit. Here alpha / rank must stay what it was.": 2 * update * r / alpha,
+                    "no root here: the factor is alpha / rank, and that must stay.": update * (r / new) ** 0.5,
+                    "alpha is rounded. It need not be whole.": update * rounded,
+                    "what was trained is lost: keep the old A and B, and add to them.": 0 * update,
                     "alpha goes the wrong way: the rank is larger, so alpha must be too.": update * (r / new) ** 2,
                     "the old factor alpha / rank was given as alpha: it is divided by the rank again.": update / new,
                     "the scaling is made up for twice: in alpha and in A or B.": update * new / r,

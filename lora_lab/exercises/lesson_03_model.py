@@ -28,8 +28,7 @@ from lora_lab.exercises.lesson_03 import NEAR, numbers
 )
 def train_only_lora(attempt: Attempt) -> str:
     """Let the parameters whose own name is A or B train, and no others; how many numbers train."""
-    for start in (True, False):
-        model = _wrapped_model(start)
+    for model, start in ((_wrapped_model(True), True), (_wrapped_model(False), False), (_adapted(4, 6, 2), True)):
         before = {name: p.detach().clone() for name, p in model.named_parameters()}
         result = attempt(model, may_change=True)
         now = dict(model.named_parameters())
@@ -40,6 +39,13 @@ def train_only_lora(attempt: Attempt) -> str:
         training = {name for name, p in now.items() if p.requires_grad}
         wanted = {name for name in now if name.rpartition(".")[2] in ("A", "B")}
         lacking, stray = sorted(wanted - training), sorted(training - wanted)
+        alone = "A" in now
+        if training != wanted and alone and not (training & wanted):
+            raise NotYet(
+                "in a layer by itself the names are 'A' and 'B', with no dot before them, and yours misses them. "
+                "Compare the last part of the name."
+            )
+        expect(training != set(now), "everything still trains: nothing was frozen.")
         expect(bool(training), "nothing trains. Go by the last part of each name: A and B need requires_grad = True.")
         if lacking:
             raise NotYet(f"{lacking[0]} does not train, and it should: set requires_grad to True, whatever it was.")
@@ -77,25 +83,24 @@ def _wrapped_model(train: bool) -> Any:
     import torch
     from torch import nn
 
-    class Adapted(nn.Module):
-        def __init__(self, o: int, i: int, rank: int):
-            super().__init__()
-            self.base = nn.Linear(i, o)
-            self.A, self.B = nn.Parameter(torch.ones(rank, i)), nn.Parameter(torch.ones(o, rank))
-
     with torch.random.fork_rng(devices=[]):
         model = nn.Module()
         model.embed, model.norm, model.B = nn.Embedding(11, 6), nn.LayerNorm(6), nn.Linear(6, 5, bias=False)
-        model.block = nn.ModuleDict({"q_proj": Adapted(8, 6, 2), "v_proj": Adapted(4, 6, 3)})
+        model.block = nn.ModuleDict({"q_proj": _adapted(8, 6, 2), "v_proj": _adapted(4, 6, 3)})
         model.scale_A = nn.Parameter(torch.ones(6))
     return model.requires_grad_(train)
 
 
-class _Weights(dict):
-    """The tensors of a file, which a message shows as one word."""
+def _adapted(o: int, i: int, rank: int) -> Any:
+    """A layer as the lesson's: a frozen linear one in `base`, and A and B beside it."""
+    import torch
+    from torch import nn
 
-    def __repr__(self) -> str:
-        return "weights"
+    layer = nn.Module()
+    with torch.random.fork_rng(devices=[]):
+        layer.base = nn.Linear(i, o)
+    layer.A, layer.B = nn.Parameter(torch.ones(rank, i)), nn.Parameter(torch.ones(o, rank))
+    return layer
 
 
 @exercise(
@@ -117,7 +122,7 @@ class _Weights(dict):
 )
 def update_from_file(attempt: Attempt) -> str:
     """What an adapter in peft's format adds to the weight [out, in] of one layer."""
-    for seed, (o, i, r, alpha) in enumerate(((6, 6, 3, 12), (4, 7, 2, 3))):
+    for seed, (o, i, r, alpha) in enumerate(((6, 6, 3, 10), (4, 7, 2, 3))):
         qA, qB, vA, vB = numbers(30 + seed, (r, i), (o, r), (r, i), (o, r))
         pairs = {"0.q_proj": (qA, qB), "0.v_proj": (vA, vB)}
         weights = {}
@@ -128,7 +133,7 @@ def update_from_file(attempt: Attempt) -> str:
         for layer, (A, B) in pairs.items():
             other_A, other_B = next(pair for name, pair in pairs.items() if name != layer)
             try:
-                got = attempt(_Weights(weights), dict(config), layer)
+                got = attempt(weights, config, layer)
             except NotYet as mistake:
                 raise NotYet(
                     f"{mistake} (The keys are 'base_model.model.{layer}.lora_A.weight' and ...lora_B.weight; in the "
@@ -142,6 +147,8 @@ def update_from_file(attempt: Attempt) -> str:
             )
             got = attempt.array(got, (o, i), f"the update of {layer}")
             mistakes = {
+                "// rounds down. The factor need not be whole: divide with /.": alpha // r * B @ A,
+                "that divides by the root of r, another rule. Here it is lora_alpha / r.": alpha / r**0.5 * B @ A,
                 "the factor is missing: weights hold A and B only, alpha and rank are in the config.": B @ A,
                 "that scales by lora_alpha alone: divide by r.": alpha * B @ A,
                 "that scales by lora_alpha times r: divide by r.": alpha * r * B @ A,
@@ -177,12 +184,14 @@ def update_from_file(attempt: Attempt) -> str:
 )
 def merged_weight(attempt: Attempt) -> str:
     """The weight [out, in] of the plain layer that does what W and the adapter do together."""
-    for seed, (o, i, r, alpha) in enumerate(((5, 5, 3, 6), (4, 7, 2, 3), (8, 3, 1, 0.5))):
+    for seed, (o, i, r, alpha) in enumerate(((5, 5, 3, 7), (4, 7, 2, 3), (8, 3, 1, 0.5))):
         W, A, B = numbers(40 + seed, (o, i), (r, i), (o, r))
         s = alpha / r
         case = f"W [{o}, {i}], alpha {alpha} and rank {r}"
         got = attempt.array(attempt(W, A, B, alpha, r), (o, i), f"the merged weight, {case},")
         mistakes = {
+            "alpha // rank rounds down. The factor need not be whole: alpha / rank.": W + alpha // r * B @ A,
+            "that divides by the root of the rank, another rule. Here it is alpha / rank.": W + alpha / r**0.5 * B @ A,
             "the scaling is missing: add (alpha / rank) B A.": W + B @ A,
             "that scales by alpha alone: it is alpha / rank.": W + alpha * B @ A,
             "that scales by alpha times rank: it is alpha divided by rank.": W + alpha * r * B @ A,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora_lab import counting
-from lora_lab.attempt import Attempt, close, expect
+from lora_lab.attempt import Attempt, close, expect, short
 from lora_lab.exercises import exercise
 
 
@@ -24,7 +24,7 @@ from lora_lab.exercises import exercise
 )
 def break_even(attempt: Attempt) -> str:
     """The largest whole rank at which A and B have at most as many numbers as W [out, in]."""
-    for o, i in ((1024, 4096), (4096, 4096), (10, 512), (7, 9), (3, 100), (1, 8)):
+    for o, i in ((1000, 4096), (7, 9), (4096, 4096), (10, 512), (3, 100), (1, 8)):
         got = attempt.number(attempt(o, i), f"break_even({o}, {i})")
         attempt.agree(
             got,
@@ -37,6 +37,11 @@ def break_even(attempt: Attempt) -> str:
                 "rounded up: at that rank A and B together are larger than W. Round down.": -(-o * i // (o + i)),
                 "half the width is right for a square W only. Set rank × (in + out) = in × out.": min(o, i) // 2,
                 "half the width is right for a square W only; in and out count separately.": (o + i) // 4,
+                "at most as many: where the counts are equal, the rank is still allowed.": (o * i - 1) // (o + i),
+                "mind the brackets: o * i / o + i divides by the first alone, and adds the second.": 2 * i,
+                "mind the brackets: i * o / i + o divides by the first alone, and adds the second.": 2 * o,
+                "2,048 is right of the lesson's own W alone. Use the two sizes that are given.": 2048,
+                "one too small: does one rank more still fit?": o * i // (o + i) - 1,
                 "twice too large: A has rank × in numbers and B another rank × out.": 2 * o * i // (o + i),
             },
             case=f"W [{o}, {i}]",
@@ -89,9 +94,21 @@ def qv_parameters(attempt: Attempt) -> str:
                 "the outputs only: A reads `hidden` numbers in each matrix, and has rank × hidden.": (
                     layers * rank * (q + v - 2 * hidden)
                 ),
+                "A reads `hidden` numbers, not heads × head_size: that is what W_q gives out.": (
+                    layers * rank * (3 * heads * size + kv * size)
+                ),
+                "a head has head_size numbers, so W_q gives out heads × head_size of them.": (
+                    layers * rank * (2 * hidden + heads + kv)
+                ),
+                "twice too much: the adapters are on q and v alone, with one A and one B each.": (
+                    2 * layers * rank * (q + v)
+                ),
+                "that is q alone; v has an adapter too.": layers * rank * q,
+                "that is v alone; q has an adapter too.": layers * rank * v,
+                "the rank comes in once: A has rank rows, B has rank columns.": layers * rank**2 * (q + v),
                 "the inputs are counted once. q and v have an A each.": layers * rank * (q + v - hidden),
             },
-            case=f"hidden {hidden}, {layers} layers, {heads} heads, {kv} of them for k and v, of {size}, rank {rank},",
+            case=f"hidden {hidden}, layers {layers}, heads {heads}, kv_heads {kv}, head_size {size}, rank {rank}",
             tolerance=0,
         )
     return f"Qwen2.5-7B, 28 layers, at rank 8: {28 * 8 * (3584 + 28 * 128 + 3584 + 4 * 128):,}"
@@ -130,12 +147,12 @@ def under_one_percent(attempt: Attempt) -> str:
     )
     expect(
         first != of_both or second != of_both,
-        f"{of_both} is right of base plus adapter. Of the base alone rank {of_both} is {of_both * one / base:.2%}.",
+        f"{of_both} is right of base plus adapter. Of the base alone rank {of_both} is {of_both * one / base:.3%}.",
     )
     expect(
         first != of_base or second != of_base,
-        f"{of_base} is right of the base. Of base plus adapter one more still fits: n / (base + n) is below 1 % "
-        "while n is below base / 99.",
+        f"{of_base} is right of the base. Of base plus adapter it is {of_base * one / (base + of_base * one):.3%}: "
+        "is there room left?",
     )
     expect(
         (first, second) != (of_base + 1, of_both + 1),
@@ -147,9 +164,15 @@ def under_one_percent(attempt: Attempt) -> str:
         "that is for 10 %, not for 1 %.": lambda share: base // (share * one // 10),
         "that is for 0.1 %, not for 1 %.": lambda share: base // (share * one * 10),
     }
-    for what, got, right, share in (("of the base", first, of_base, 100), ("of both", second, of_both, 99)):
+    for what, got, right, share in (
+        ("of the base", first, of_base, 100),
+        ("of base plus adapter", second, of_both, 99),
+    ):
         known = {sentence: value(share) for sentence, value in mistakes.items()}
-        attempt.agree(got, right, known, f"the largest rank below 1 % {what}", 0)
+        whole = base if share == 100 else base + got * one
+        room = "and a larger rank still fits" if got < right else "and that is not below 1 %"
+        otherwise = f"at rank {got:,} the adapter is {got * one / whole:.3%} {what}, {room}."
+        attempt.agree(got, right, known, tolerance=0, otherwise=otherwise)
     return f"At rank {of_both} 'LoRA trains under 1 %' is true or false, depending on what one divides by."
 
 
@@ -180,13 +203,20 @@ def famous_paper(attempt: Attempt) -> str:
         fewer != 10_000,
         f"10,000 is the paper's rounded figure. Divide 175,255.8 million by the adapter's {adapter:,} numbers.",
     )
-    whole, room = 175_255.8e6, 1e-3
+    whole, room = 175_255.8e6, 2e-3
     attempt.agree(
         fewer,
         whole / adapter,
         {
-            "one matrix a layer is counted in times_fewer; the adapter is on q and on v.": 2 * whole / adapter,
-            "times_fewer has A or B, not both: rank × (in + out).": 2 * whole / adapter,
+            "times_fewer is twice too large: in each layer the adapter is on q and on v, and each has an A and a B.": (
+                2 * whole / adapter
+            ),
+            "times_fewer is half of what it should be: is the rank 4, and are there adapters on q and v only?": (
+                whole / adapter / 2
+            ),
+            "times_fewer is the adapter's share in per cent. How many times fewer is one over the share.": (
+                100 * adapter / whole
+            ),
             "times_fewer is the adapter's share. How many times fewer is one over that.": adapter / whole,
             "times_fewer is for one layer; there are 96.": 96 * whole / adapter,
             "times_fewer is the adapter's count; divide 175,255.8 million by it.": adapter,
@@ -194,8 +224,11 @@ def famous_paper(attempt: Attempt) -> str:
             "times_fewer is a thousandth: 175,255.8 is in millions.": whole / adapter / 1e3,
             "times_fewer is a millionth: 175,255.8 is in millions.": whole / adapter / 1e6,
         },
-        "times_fewer:",
-        1e-4,
+        tolerance=1e-4,
+        otherwise="times_fewer is nearly right, or rounded: divide 175,255.8 million by the adapter's exact count."
+        if close(fewer, whole / adapter, 0.05)
+        else f"times_fewer is too {'large' if fewer > whole / adapter else 'small'}. Count the adapter: 96 layers, "
+        "two matrices each, rank × (in + out).",
     )
     size = 2 * adapter
     expect(
@@ -214,7 +247,8 @@ def famous_paper(attempt: Attempt) -> str:
                 f"{name} is the count of bytes; divide it by {unit:,}.": size,
                 f"{name} is the paper's rounded 35. What do {size:,} bytes give?": 35,
             },
-            f"{name}:",
-            room,
+            tolerance=room,
+            otherwise=f"{name} is not {short(got)}. How many bytes has the file, at 2 for each number in it? "
+            f"Divide them by {unit:,}.",
         )
     return f"{whole / adapter:,.0f} times fewer; {size / 10**6:.1f} MB, or {size / 2**20:.0f} MiB."

@@ -35,6 +35,9 @@ def alpha_for(attempt: Attempt) -> str:
                 ),
                 "you divide by the root of the rank; the layer does that already. Solve for alpha.": factor / rank**0.5,
                 "upside down: that is the rank over the factor. Alpha grows with the factor.": one / factor,
+                "rank**1/2 is half the rank in Python. The root is rank**0.5, or rank**(1/2).": factor * rank / 2,
+                "the factor is missing: alpha must grow with it.": one,
+                "alpha is rounded. It need not be whole.": int(factor * one),
                 "alpha is not the factor itself: the layer divides it by the rank, or its root.": factor,
                 "alpha = 2 × rank is a habit that fits the factor 2 only. The factor is an argument.": 2 * one,
                 "a square where the rank, or its root, should stand: divide alpha by it once.": factor * one**2,
@@ -78,6 +81,14 @@ def at_scale(attempt: Attempt) -> str:
                 "the roles are swapped: yours gives `merged` at 0 and W at 1.": merged + scale * (W - merged),
                 "that is the update alone. Add the base weight.": scale * update,
                 "that gives W at every scale. Where is the update?": W,
+                "you divide by the scale. At half the scale half of the update is added: multiply.": (
+                    W + update / scale if scale else W
+                ),
+                "W is scaled here, and the update is not. It is the other way round.": scale * W + update,
+                "that gives `merged` at every scale.": merged,
+                "at scale 0 nothing of the adapter should be left, and yours takes it off: scale, not scale - 1.": (
+                    W + (scale - 1) * update
+                ),
                 "the scale goes in once: yours squares it.": W + scale**2 * update,
             },
             case=f"scale {scale:g}",
@@ -113,6 +124,7 @@ def matching_rate(attempt: Attempt) -> str:
                 "you raise the rate where alpha has raised it already. More alpha, smaller rate: divide.": rate * mine,
                 "you multiply, and with the other optimizer's power. More alpha, smaller rate: divide.": rate * other,
                 "the rate has to change: alpha × c moves B's part of the update.": rate,
+                "the rate is squared too: only c is.": (rate / c) ** 2,
                 "no root here: c counts once for Adam, twice for SGD.": rate / c**0.5,
                 "c³ is one too many: the factor enters B's step once through the gradient and once in the update.": (
                     rate / c**3

@@ -24,6 +24,10 @@ wrong_value("double_one_output", ([0, 1, 0], [2, 0, 1, 0]), says="writes the fir
 wrong_value("double_one_output", ([0, 1, 0], -SECOND), says="takes the second output away", label="minus")
 wrong_value("double_one_output", ([0, 1, 0], [0, 5, 0, 0]), says="not for every x", label="for one x only")
 wrong_value("double_one_output", ([0, 1, 0], [1, 1, 1, 1]), says="adds up all inputs", label="a is ones")
+wrong_value("double_one_output", ([0, 1, 0], [1, 2, 3, 4]), says="a1 is x itself", label="a is x")
+wrong_value("double_one_output", ([0, 1, 0], [0, 6, 0, 4]), says="has x in it already", label="a times x")
+wrong_value("double_one_output", ([1, 1, 0], SECOND), says="the first or the third output too", label="two outputs")
+wrong_value("double_one_output", ([0, 1, 0], [0, 3, 0, 0]), says="only the second output changes", label="half of a")
 wrong_value("double_one_output", (1, 3), says="it should be [3]", label="two numbers", plain=True)
 
 # --- work -------------------------------------------------------------------------------------------------------------
@@ -95,6 +99,16 @@ def with_the_frozen_road(o, i, r):
     return r * (o + i) + o * i, o * r * i + 2 * o * i
 
 
+@wrong("work", says="the rank is missing")
+def without_the_rank(o, i, r):
+    return o + i, o * r * i + o * i
+
+
+@wrong("work", says="what does that take")
+def last_step_as_wide_as_the_output(o, i, r):
+    return r * (o + i), o * r * i + o
+
+
 # --- adapter_pages ----------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +173,21 @@ def sums(o, i, r):
     return r, r + o * r / i
 
 
+@wrong("adapter_pages", says="4,096 is one model's")
+def pages_of_the_lesson(o, i, r):
+    return r * i / 4096, o * r / 4096
+
+
+@wrong("adapter_pages", says="a share of the book")
+def shares(o, i, r):
+    return r / o, r / i
+
+
+@wrong("adapter_pages", says="depends on the rank")
+def rank_left_out_of_b(o, i, r):
+    return r, o / i
+
+
 # --- to_peft ----------------------------------------------------------------------------------------------------------
 
 
@@ -216,3 +245,13 @@ def turned(A_in, B_out):
 @wrong("to_peft", says="should be 2 things")
 def multiplied(A_in, B_out):
     return (A_in @ B_out).T
+
+
+@wrong("to_peft", says="brackets of a call missing")
+def not_called(A_in, B_out):
+    return A_in.transpose, B_out.transpose
+
+
+@wrong("to_peft", says="a dict of 2 entries")
+def as_a_file(A_in, B_out):
+    return {"lora_A.weight": A_in.T, "lora_B.weight": B_out.T}

@@ -78,6 +78,16 @@ def subtracted(A1, B1, A2, B2):
     return np.vstack([A1, A2]), np.hstack([B1, -B2])
 
 
+@wrong("add_adapters", says="stand side by side")
+def axes_exchanged(A1, B1, A2, B2):
+    return np.hstack([A1, A2]), np.vstack([B1, B2])
+
+
+@wrong("add_adapters", says="one below the other")
+def both_stacked(A1, B1, A2, B2):
+    return np.vstack([A1, A2]), np.vstack([B1, B2])
+
+
 # --- rank_for ---------------------------------------------------------------------------------------------------------
 
 
@@ -134,6 +144,26 @@ def full(values, share):
 @wrong("rank_for", says="only be a whole number")
 def the_share_itself(values, share):
     return float(np.cumsum(values**2)[1] / np.sum(values**2)) if len(values) > 1 else 1
+
+
+@wrong("rank_for", says="you count the ranks")
+def counted(values, share):
+    return int((np.cumsum(values**2) / np.sum(values**2) >= share).sum())
+
+
+@wrong("rank_for", says="`share` as it was given")
+def rooted(values, share):
+    return int(np.argmax(np.sqrt(np.cumsum(values**2) / np.sum(values**2)) >= share)) + 1
+
+
+@wrong("rank_for", says="divided by the sum of all")
+def never_divided(values, share):
+    return int(np.argmax(np.cumsum(values**2) >= share)) + 1
+
+
+@wrong("rank_for", says="a share of the number of values")
+def share_of_the_count(values, share):
+    return int(np.ceil(share * len(values)))
 
 
 # --- best_on_data -----------------------------------------------------------------------------------------------------
@@ -209,6 +239,16 @@ def one_rank_less(change, variance, rank):
     return weighed_cut_undone(change, variance, rank - 1)
 
 
+@wrong("best_on_data", says="weighed after the cut")
+def cut_too_early(change, variance, rank):
+    return cut(change, rank) * np.sqrt(variance)
+
+
+@wrong("best_on_data", says="undone by its root")
+def variance_in_root_out(change, variance, rank):
+    return cut(change * variance, rank) / np.sqrt(variance)
+
+
 # --- rank_needed ------------------------------------------------------------------------------------------------------
 
 
@@ -278,3 +318,13 @@ def sum_of_both(change, x):
 @wrong("rank_needed", says="raised ValueError")
 def x_as_columns(change, x):
     return np.linalg.matrix_rank(change @ x)
+
+
+@wrong("rank_needed", says="width of the outputs")
+def width_of_the_outputs(change, x):
+    return len(change)
+
+
+@wrong("rank_needed", says="multiplies the two ranks")
+def product_of_both(change, x):
+    return np.linalg.matrix_rank(change) * np.linalg.matrix_rank(x)

@@ -107,6 +107,22 @@ def rows_only(x, W, bias, A, B, alpha, rank):
     return (W @ x.t() + alpha / rank * B @ A @ x.t()).t() + bias
 
 
+@wrong("lora_forward", says="rounds down")
+def whole_factor(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ A.T) @ B.T * (alpha // rank)
+
+
+@wrong("lora_forward", says="the root of the rank")
+def rslora_factor(x, W, bias, A, B, alpha, rank):
+    return x @ W.T + bias + (x @ A.T) @ B.T * (alpha / rank**0.5)
+
+
+@wrong("lora_forward", says="starts at W's output")
+def one_road_after_the_other(x, W, bias, A, B, alpha, rank):
+    y = x @ W.T + bias
+    return y + (y @ A.T) @ B.T * (alpha / rank)
+
+
 # --- lora_gradients ---------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +204,16 @@ def x_left_out(x, g, W, A, B, s):
     return s * (g @ B).T @ x, s * g.T @ (x @ A.T)
 
 
+@wrong("lora_gradients", says="x's gradient is divided")
+def mean_over_x(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), (g @ W + s * (g @ B) @ A) / len(x)
+
+
+@wrong("lora_gradients", says="s comes twice into x's")
+def s_squared_for_x(x, g, W, A, B, s):
+    return s * (g @ B).T @ x, s * g.T @ (x @ A.T), g @ W + s * s * (g @ B) @ A
+
+
 # --- first_values -----------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +239,7 @@ def as_kaiming_does_by_default(out_features, in_features, rank):
     return nn.init.kaiming_uniform_(torch.empty(rank, in_features)), torch.zeros(out_features, rank)
 
 
-@wrong("first_values", says="5**0.5 there, not 5")
+@wrong("first_values", says="5**0.5, not 5")
 def root_of_five_forgotten(out_features, in_features, rank):
     return nn.init.kaiming_uniform_(torch.empty(rank, in_features), a=5), torch.zeros(out_features, rank)
 
@@ -274,6 +300,21 @@ def positive_only(out_features, in_features, rank):
 def seeded_inside(out_features, in_features, rank):
     torch.manual_seed(0)
     return torch.randn(rank, in_features) / in_features**0.5, torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="those are layers")
+def two_layers(out_features, in_features, rank):
+    return nn.Linear(in_features, rank, bias=False), nn.Linear(rank, out_features, bias=False)
+
+
+@wrong("first_values", says="numbers are zero")
+def ones_on_the_diagonal(out_features, in_features, rank):
+    return torch.eye(rank, in_features), torch.zeros(out_features, rank)
+
+
+@wrong("first_values", says="too small in first_values(60, 30, 16)")
+def one_size_for_every_width(out_features, in_features, rank):
+    return torch.randn(rank, in_features) * 0.02, torch.zeros(out_features, rank)
 
 
 # --- grow -------------------------------------------------------------------------------------------------------------
@@ -344,3 +385,38 @@ def old_rows_repeated(A, B, alpha, new_rank):
 def by_new_rank_too_many(A, B, alpha, new_rank):
     rows, columns = torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank)
     return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="alpha is doubled")
+def alpha_doubled(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, 2 * alpha
+
+
+@wrong("grow", says="takes 8 for the old rank")
+def rank_of_the_story(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * new_rank / 8
+
+
+@wrong("grow", says="is a habit")
+def alpha_by_habit(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, 2 * new_rank
+
+
+@wrong("grow", says="alpha is rounded")
+def alpha_rounded(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * new_rank // len(A)
+
+
+@wrong("grow", says="what was trained is lost")
+def started_afresh(A, B, alpha, new_rank):
+    return torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="row k belongs to column k")
+def new_rows_first(A, B, alpha, new_rank):
+    A2, B2, more = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return torch.roll(A2, new_rank - len(A), 0), B2, more

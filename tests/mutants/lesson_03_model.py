@@ -29,7 +29,7 @@ def by_modules(model):
     return count
 
 
-@right("train_only_lora")
+@wrong("train_only_lora", says="no dot before them")
 def by_endings(model):
     model.requires_grad_(False)
     mine = [p for name, p in model.named_parameters() if name.endswith((".A", ".B"))]
@@ -118,6 +118,19 @@ def zeros_instead(model):
     return count
 
 
+@wrong("train_only_lora", says="everything still trains")
+def only_set(model):
+    for name, p in model.named_parameters():
+        if name.split(".")[-1] in ("A", "B"):
+            p.requires_grad = True
+    return trained(model)
+
+
+@wrong("train_only_lora", says="is a return missing")
+def return_forgotten(model):
+    by_the_last_part(model)
+
+
 # --- update_from_file -------------------------------------------------------------------------------------------------
 
 
@@ -197,6 +210,12 @@ def a_times_b(weights, config, layer):
     return config["lora_alpha"] / config["r"] * A @ B
 
 
+@wrong("update_from_file", says="rounds down")
+def whole_factor(weights, config, layer):
+    A, B = pair(weights, layer)
+    return config["lora_alpha"] // config["r"] * B @ A
+
+
 # --- merged_weight ----------------------------------------------------------------------------------------------------
 
 
@@ -268,3 +287,8 @@ def taken_out(W, A, B, alpha, rank):
 def in_place(W, A, B, alpha, rank):
     W += alpha / rank * B @ A
     return W
+
+
+@wrong("merged_weight", says="rounds down")
+def factor_rounded(W, A, B, alpha, rank):
+    return W + alpha // rank * B @ A

@@ -20,6 +20,9 @@ wrong_value("by_luck", 1 / 3628800, says="orders of ten", label="ten factorial")
 wrong_value("by_luck", 1 / 30240, says="ordered choices", label="ordered")
 wrong_value("by_luck", 100 / 252, says="per cent", label="per cent")
 
+wrong_value("by_luck", 1 / 1024, says="ten independent tosses", label="ten tosses")
+wrong_value("by_luck", 0.25, says="too large. In how many ways", label="a quarter")
+
 
 @right("needed")
 def in_a_loop(shares, wanted):
@@ -64,9 +67,40 @@ def a_place(shares, wanted):
     return next((at for at, rank in enumerate(shares) if mean(shares[rank]) >= wanted), None)
 
 
-@wrong("needed", says="so say None", plain=True)
+@wrong("needed", says="it should be 1", plain=True)
 def always_eight(shares, wanted):
     return 8
+
+
+@wrong("needed", says="come after the loop")
+def gives_up_at_the_first(shares, wanted):
+    for rank in sorted(shares):
+        return rank if mean(shares[rank]) >= wanted else None
+
+
+@wrong("needed", says="middle seed")
+def middle_seed(shares, wanted):
+    return next((rank for rank in shares if np.median(shares[rank]) >= wanted), None)
+
+
+@wrong("needed", says="first seed alone")
+def first_seed(shares, wanted):
+    return next((rank for rank in shares if shares[rank][0] >= wanted), None)
+
+
+@wrong("needed", says="that is the first rank")
+def mean_of_the_ranks(shares, wanted):
+    return next((rank for rank in shares if mean(shares) >= wanted), None)
+
+
+@wrong("needed", says="ranks in a list")
+def all_that_are_enough(shares, wanted):
+    return [rank for rank in shares if mean(shares[rank]) >= wanted]
+
+
+@wrong("needed", says="in any order")
+def not_sorted(shares, wanted):
+    return next((rank for rank in shares if mean(shares[rank]) >= wanted), None)
 
 
 def _dominates(other, row):
@@ -127,9 +161,40 @@ def everything(rows):
     return list(rows)
 
 
-@wrong("front", says="(1, 3) is missing")
+@wrong("front", says="(1, 5) is missing")
 def one_loss_decides(rows):
     return [row for row in by_definition(rows) if row["loss"] >= 2]
+
+
+def _without(rows, beats):
+    pairs = [(row["loss"], row["base_loss"]) for row in rows]
+    return [row for row, b in zip(rows, pairs, strict=True) if not any(beats(a, b) for a in pairs)]
+
+
+@wrong("front", says="no defeat yet")
+def worse_in_one_is_out(rows):
+    return _without(rows, lambda a, b: a[0] < b[0] or a[1] < b[1])
+
+
+@wrong("front", says="in the second loss, worse in the first")
+def strictly_in_the_second(rows):
+    return _without(rows, lambda a, b: a[0] <= b[0] and a[1] < b[1])
+
+
+@wrong("front", says="one row alone")
+def least_sum(rows):
+    return _without(rows, lambda a, b: sum(a) < sum(b))
+
+
+@wrong("front", says="dominated ones")
+def complement(rows):
+    kept = by_definition(rows)
+    return [row for row in rows if row not in kept]
+
+
+@wrong("front", says="less is better")
+def largest(rows):
+    return _without(rows, lambda a, b: a != b and a[0] >= b[0] and a[1] >= b[1])
 
 
 @wrong("front", says="returns a list of rows", plain=True)
@@ -184,3 +249,26 @@ def rooted(first, second, i, j):
 def not_squared(first, second, i, j):
     V, U = (np.linalg.svd(matrix)[2] for matrix in (first, second))
     return np.abs(V[:i] @ U[:j].T).sum() / min(i, j)
+
+
+@wrong("phi", says="yours squares the sum")
+def squared_after_adding(first, second, i, j):
+    V, U = (np.linalg.svd(matrix)[2] for matrix in (first, second))
+    return np.sum(V[:i] @ U[:j].T) ** 2 / min(i, j)
+
+
+@wrong("phi", says="square it before you divide")
+def norm_not_squared(first, second, i, j):
+    V, U = (np.linalg.svd(matrix)[2] for matrix in (first, second))
+    return np.linalg.norm(V[:i] @ U[:j].T) / min(i, j)
+
+
+@wrong("phi", says="the other way round")
+def counts_exchanged(first, second, i, j):
+    return lowrank.overlap(first, second, j, i)
+
+
+@wrong("phi", says="of all directions")
+def nothing_cut(first, second, i, j):
+    V, U = (np.linalg.svd(matrix)[2] for matrix in (first, second))
+    return np.sum((V @ U.T) ** 2) / min(i, j)

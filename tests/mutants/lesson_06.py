@@ -53,6 +53,21 @@ def twice_the_rank(factor, rank, use_rslora):
     return 2 * rank**0.5 if use_rslora else 2 * rank
 
 
+@wrong("alpha_for", says="half the rank in Python")
+def half_for_root(factor, rank, use_rslora):
+    return factor * rank**1 / 2 if use_rslora else factor * rank
+
+
+@wrong("alpha_for", says="the factor is missing")
+def factor_forgotten(factor, rank, use_rslora):
+    return rank**0.5 if use_rslora else rank
+
+
+@wrong("alpha_for", says="alpha is rounded")
+def whole_alpha(factor, rank, use_rslora):
+    return int(by_rule(factor, rank, use_rslora))
+
+
 @right("at_scale")
 def along_the_line(W, merged, scale):
     return W + scale * (merged - W)
@@ -103,6 +118,26 @@ def scale_twice(W, merged, scale):
     return W + scale * scale * (merged - W)
 
 
+@wrong("at_scale", says="you divide by the scale")
+def over_the_scale(W, merged, scale):
+    return W + (merged - W) / scale if scale else W
+
+
+@wrong("at_scale", says="`merged` at every scale")
+def always_merged(W, merged, scale):
+    return merged
+
+
+@wrong("at_scale", says="the other way round")
+def w_scaled(W, merged, scale):
+    return scale * W + (merged - W)
+
+
+@wrong("at_scale", says="scale, not scale - 1")
+def counted_from_merged(W, merged, scale):
+    return W + (scale - 1) * (merged - W)
+
+
 @right("matching_rate")
 def by_power(lr_b, c, optimizer):
     return lr_b / c**2 if optimizer == "sgd" else lr_b / c
@@ -148,6 +183,11 @@ def rooted(lr_b, c, optimizer):
 @wrong("matching_rate", says="one too many")
 def thrice(lr_b, c, optimizer):
     return lr_b / c**3
+
+
+@wrong("matching_rate", says="rate is squared too")
+def all_squared(lr_b, c, optimizer):
+    return (lr_b / c) ** 2 if optimizer == "sgd" else lr_b / c
 
 
 @right("predicted_slope")
