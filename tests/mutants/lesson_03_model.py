@@ -1,8 +1,115 @@
-"""Answers to the exercises of lesson 03 on a whole model, on a file, and on merging."""
+"""Answers to the exercises of lesson 03 on growing an adapter, on a whole model, on a file, and on merging."""
 
 from __future__ import annotations
 
+import torch
+
 from tests.mutants import right, wrong
+
+# --- grow -------------------------------------------------------------------------------------------------------------
+
+
+@right("grow")
+def fresh_rows_and_zero_columns(A, B, alpha, new_rank):
+    rank, width = A.shape
+    rows, columns = torch.randn(new_rank - rank, width) / width**0.5, torch.zeros(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@right("grow")
+def louder_b_and_the_same_alpha(A, B, alpha, new_rank):
+    rank = len(A)
+    bigger_A, bigger_B = torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank)
+    bigger_A[:rank], bigger_B[:, :rank] = A, B * new_rank / rank
+    return bigger_A, bigger_B, alpha
+
+
+@wrong("grow", says="alpha stayed")
+def alpha_left(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha
+
+
+@wrong("grow", says="the wrong way")
+def alpha_made_smaller(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * len(A) / new_rank
+
+
+@wrong("grow", says="divided by the rank again")
+def factor_for_alpha(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha / len(A)
+
+
+@wrong("grow", says="made up for twice")
+def both_ways(A, B, alpha, new_rank):
+    A2, B2, more = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2 * new_rank / len(A), more
+
+
+@wrong("grow", says="both random")
+def random_in_both(A, B, alpha, new_rank):
+    rank = len(A)
+    rows, columns = torch.randn(new_rank - rank, A.shape[1]), torch.randn(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@wrong("grow", says="both new parts are zero")
+def padded_with_zeros(A, B, alpha, new_rank):
+    more = new_rank - len(A)
+    rows, columns = torch.zeros(more, A.shape[1]), torch.zeros(len(B), more)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="repeat or mix the old ones")
+def old_rows_repeated(A, B, alpha, new_rank):
+    rank = len(A)
+    rows = A[[k % rank for k in range(new_rank - rank)]]
+    columns = torch.zeros(len(B), new_rank - rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / rank
+
+
+@wrong("grow", says="it should be [5, 9]")
+def by_new_rank_too_many(A, B, alpha, new_rank):
+    rows, columns = torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank)
+    return torch.cat([A, rows]), torch.cat([B, columns], dim=1), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="alpha is doubled")
+def alpha_doubled(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, 2 * alpha
+
+
+@wrong("grow", says="takes 8 for the old rank")
+def rank_of_the_story(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * new_rank / 8
+
+
+@wrong("grow", says="is a habit")
+def alpha_by_habit(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, 2 * new_rank
+
+
+@wrong("grow", says="alpha is rounded")
+def alpha_rounded(A, B, alpha, new_rank):
+    A2, B2, _ = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return A2, B2, alpha * new_rank // len(A)
+
+
+@wrong("grow", says="what was trained is lost")
+def started_afresh(A, B, alpha, new_rank):
+    return torch.randn(new_rank, A.shape[1]), torch.zeros(len(B), new_rank), alpha * new_rank / len(A)
+
+
+@wrong("grow", says="row k belongs to column k")
+def new_rows_first(A, B, alpha, new_rank):
+    A2, B2, more = fresh_rows_and_zero_columns(A, B, alpha, new_rank)
+    return torch.roll(A2, new_rank - len(A), 0), B2, more
+
 
 # --- train_only_lora --------------------------------------------------------------------------------------------------
 
