@@ -183,12 +183,6 @@ def any_ending(model):
     return trained(model)
 
 
-@wrong("train_only_lora", says="nothing trains")
-def everything_frozen(model):
-    model.requires_grad_(False)
-    return trained(model)
-
-
 @wrong("train_only_lora", says="does not train, and it should")
 def only_b(model):
     for name, p in model.named_parameters():
