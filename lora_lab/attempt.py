@@ -133,7 +133,7 @@ def short(value: Any) -> str:
         return f"the class {value.__name__}"
     if inspect.isroutine(value):
         return f"the function {value.__name__}"
-    if hasattr(value, "state_dict") or type(value).__repr__ is object.__repr__:
+    if hasattr(value, "state_dict") or type(value).__repr__ is object.__repr__ or hasattr(value, "__next__"):
         return _a(type(value).__name__)
     return reprlib.repr(value)
 
