@@ -46,6 +46,13 @@ def bits_per_character(attempt: Attempt) -> str:
                     loss * characters / tokens / ln2
                 ),
                 "that is bits per token: spread them over the characters.": loss / ln2,
+                "that is the loss as it was, in nats per token.": loss,
+                "two things: multiplied by ln 2 instead of divided, and not spread over the characters.": loss * ln2,
+                "those are the nats of the whole text: divide by its characters, and change the unit.": loss * tokens,
+                "upside down, and still in nats: the nats of all tokens are spread over the characters.": (
+                    loss * characters / tokens
+                ),
+                "a bit is ln 2 nats, not 2 nats: divide by math.log(2).": per_character / 2,
                 "those are the bits of the whole text: divide by its characters.": loss * tokens / ln2,
                 "that is one token's bits over all characters: the text has `tokens` of them.": loss / characters / ln2,
                 "that is in decimal digits: log(10) where log(2) belongs.": per_character / math.log(10),
@@ -53,6 +60,9 @@ def bits_per_character(attempt: Attempt) -> str:
                 "that is the perplexity per character: here only the unit changes.": math.exp(per_character),
                 "log2 of the loss is not its bits: the loss is a logarithm already. Divide by ln 2.": (
                     math.log2(loss) * tokens / characters
+                ),
+                "log2 of the nats is not their bits: a loss is a logarithm already. Divide by ln 2.": (
+                    math.log2(per_character)
                 ),
             },
             case=f"{short(loss)} nats per token, {tokens} tokens and {characters} characters",
@@ -78,7 +88,7 @@ def bits_per_character(attempt: Attempt) -> str:
 )
 def steps_in_a_run(attempt: Attempt) -> str:
     """Steps of a run: one for each batch, the smaller last batch of an epoch included."""
-    for examples, batch, epochs in ((43, 8, 3), (240, 16, 6), (5, 16, 2), (64, 1, 1)):
+    for examples, batch, epochs in ((59, 8, 6), (240, 16, 6), (5, 16, 2), (64, 1, 1)):
         call = f"steps_in_a_run({examples}, {batch}, {epochs})"
         got = attempt.number(attempt(examples, batch, epochs), call)
         right = -(-examples // batch) * epochs
@@ -101,9 +111,18 @@ def steps_in_a_run(attempt: Attempt) -> str:
                     (examples // batch + 1) * epochs
                 ),
                 "that is one time through; the run goes `epochs` times through.": -(-examples // batch),
+                "that is one time through, and rounded down: what is left over is a step as well.": examples // batch,
+                "that is one time through, and a fraction of a step does not exist.": examples / batch,
+                "one step more for the whole run is not enough: something is left over in every epoch.": (
+                    examples // batch * epochs + 1
+                ),
+                "what is left over is one smaller batch, and one step, however many examples it has.": (
+                    (examples // batch + examples % batch) * epochs
+                ),
                 "that counts examples; a step takes a whole batch of them.": examples * epochs,
                 "one epoch too many: nothing is trained before the first.": -(-examples // batch) * (epochs + 1),
-                "upside down: that is how many batches' worth of room one example takes.": (
+                "one epoch too few: all of them are trained.": -(-examples // batch) * (epochs - 1),
+                "upside down: a batch holds some of the examples, so the examples are divided by it.": (
                     -(-batch // examples) * epochs
                 ),
             },
@@ -138,8 +157,10 @@ def answer_only(attempt: Attempt) -> str:
         right = [IGNORE] * len(prompt) + answer
         given, labels = attempt.several(attempt(prompt, answer), 2, "input_ids and labels")
         given, labels = _row(attempt, given, "input_ids"), _row(attempt, labels, "labels")
-        if close(given, right) and not close(given, ids) and close(labels, ids):
-            raise NotYet("the two stand in the other order: input_ids first, then labels.")
+        if close(given, right) and not close(given, ids):
+            if close(labels, ids):
+                raise NotYet("the two stand in the other order: input_ids first, then labels.")
+            raise NotYet("-100 is a label. In input_ids it is no token, and the model is to read the whole prompt.")
         expect(
             not close(given, answer) or close(given, ids),
             "input_ids holds the answer alone: the model must still read the prompt, or it does not know the question.",
@@ -155,7 +176,7 @@ def _judge_labels(attempt: Attempt, labels: Any, prompt: list[int], answer: list
     right = masked + answer
     if len(labels) != len(ids):
         where = "a label stands for the token in the same place, so there must be as many"
-        raise NotYet(f"there are {len(labels)} labels for {len(ids)} input_ids; {where}.")
+        raise NotYet(f"for {prompt} and {answer} there are {len(labels)} labels and {len(ids)} input_ids; {where}.")
     mistakes = {
         "the prompt's tokens are labels too, so the model learns to ask: -100 there.": ids,
         "0 is a token like any other, so the model would learn to say it: -100 is what the loss leaves out.": (
@@ -165,6 +186,10 @@ def _judge_labels(attempt: Attempt, labels: Any, prompt: list[int], answer: list
         "100 is a token like any other: minus 100 is what the loss leaves out.": [100] * len(prompt) + answer,
         "the wrong part is left out: the answer is to be learned, not the prompt.": prompt + [IGNORE] * len(answer),
         "nothing at all is learned: the answer keeps its own tokens as labels.": [IGNORE] * len(ids),
+        "labels are tokens, not a mask of ones and zeros: the answer's own, and -100 where the prompt stands.": (
+            [0] * len(prompt) + [1] * len(answer)
+        ),
+        "the answer comes after the prompt, in labels too: a label stands where its token stands.": answer + masked,
         "the labels are shifted by one: a label stands where its token stands, and the model does the shifting.": (
             right[1:] + [IGNORE]
         ),
@@ -185,9 +210,15 @@ def _judge_labels(attempt: Attempt, labels: Any, prompt: list[int], answer: list
 
 def _row(attempt: Attempt, value: Any, what: str) -> Any:
     """`value` as a row of numbers, of any length. Raises NotYet for anything else."""
+    wanted = f"{what} should be a list of tokens, one number after the other"
     try:
         length = len(value)
     except TypeError:
-        raise NotYet(f"{what} should be a list of tokens, not {short(value)}.") from None
-    expect(not isinstance(value, str | dict | set), f"{what} should be a list of tokens, not {short(value)}.")
+        raise NotYet(f"{wanted}, not {short(value)}.") from None
+    expect(not isinstance(value, str | dict | set), f"{wanted}, not {short(value)}.")
+    expect(isinstance(value, list | tuple) or len(getattr(value, "shape", ())) == 1, f"{wanted}, not {short(value)}.")
+    if isinstance(value, list | tuple):
+        inner = next((entry for entry in value if hasattr(entry, "__len__") or entry is None), 0)
+        expect(not hasattr(inner, "__len__"), f"{wanted}; inside yours there is {short(inner)}. Join lists with +.")
+        expect(inner is not None, f"{wanted}; None is none. What is not learned has the label -100.")
     return attempt.array(value, (length,), what)

@@ -72,6 +72,26 @@ def log2_of_the_loss(nats_per_token, tokens, characters):
     return math.log2(nats_per_token) * tokens / characters
 
 
+@wrong("bits_per_character", says="two things")
+def per_token_times_ln_2(nats_per_token, tokens, characters):
+    return nats_per_token * math.log(2)
+
+
+@wrong("bits_per_character", says="upside down, and still in nats")
+def upside_down_nats(nats_per_token, tokens, characters):
+    return nats_per_token * characters / tokens
+
+
+@wrong("bits_per_character", says="not 2 nats")
+def halved(nats_per_token, tokens, characters):
+    return nats_per_token * tokens / characters / 2
+
+
+@wrong("bits_per_character", says="nats of the whole text")
+def nats_of_the_text(nats_per_token, tokens, characters):
+    return nats_per_token * tokens
+
+
 # --- steps_in_a_run ------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +153,26 @@ def batch_forgotten(examples, batch, epochs):
 @wrong("steps_in_a_run", says="one epoch too many")
 def from_epoch_zero(examples, batch, epochs):
     return math.ceil(examples / batch) * (epochs + 1)
+
+
+@wrong("steps_in_a_run", says="for the whole run is not enough")
+def one_step_more(examples, batch, epochs):
+    return examples // batch * epochs + 1
+
+
+@wrong("steps_in_a_run", says="one smaller batch, and one step")
+def remainder_added(examples, batch, epochs):
+    return (examples // batch + examples % batch) * epochs
+
+
+@wrong("steps_in_a_run", says="the examples are divided by it")
+def batch_over_examples(examples, batch, epochs):
+    return math.ceil(batch / examples) * epochs
+
+
+@wrong("steps_in_a_run", says="one time through, and a fraction")
+def fraction_of_an_epoch(examples, batch, epochs):
+    return examples / batch
 
 
 # --- answer_only ---------------------------------------------------------------------------------------------------
@@ -212,6 +252,39 @@ def prompt_unread(prompt, answer):
 @wrong("answer_only", says="in the other order")
 def other_order(prompt, answer):
     return [-100] * len(prompt) + answer, prompt + answer
+
+
+@wrong("answer_only", says="-100 is a label")
+def masked_on_both_sides(prompt, answer):
+    labels = [-100] * len(prompt) + answer
+    return labels, labels
+
+
+@wrong("answer_only", says="Join lists with +")
+def appended(prompt, answer):
+    input_ids = list(prompt)
+    input_ids.append(answer)
+    return input_ids, [-100] * len(prompt) + answer
+
+
+@wrong("answer_only", says="has the label -100")
+def none_for_the_prompt(prompt, answer):
+    return prompt + answer, [None] * len(prompt) + answer
+
+
+@wrong("answer_only", says="not a mask of ones and zeros")
+def a_mask(prompt, answer):
+    return prompt + answer, [0] * len(prompt) + [1] * len(answer)
+
+
+@wrong("answer_only", says="comes after the prompt")
+def labels_of_the_answer_first(prompt, answer):
+    return prompt + answer, answer + [-100] * len(prompt)
+
+
+@wrong("answer_only", says="one number after the other")
+def a_batch_of_one(prompt, answer):
+    return torch.tensor([prompt + answer]), torch.tensor([[-100] * len(prompt) + answer])
 
 
 @wrong("answer_only", says="changes its input")
