@@ -136,7 +136,8 @@ def _lesson_name(number: str) -> str:
 
 def lesson_link(number: str) -> Html:
     """A link to a lesson, for a page or notebook that lies beside it."""
-    return tag("a", f"lesson {number}, {_lesson_name(number)}", href=lesson_file(number), target="_blank")
+    words = f"lesson {number}, {_lesson_name(number)}"
+    return tag("a", words, href=lesson_file(number), target="_blank", style="text-decoration: underline")
 
 
 def answer(question: Question) -> Html:
@@ -152,7 +153,7 @@ def answer(question: Question) -> Html:
                 ". Read again: ",
                 lesson_link(question.lesson),
                 ". Proof: ",
-                tag("code", f'interview.prove("{question.id}")'),
+                tag("code", f'interview.prove("{question.id}")', style="white-space: nowrap"),
             ),
         ]
     )

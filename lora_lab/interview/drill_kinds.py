@@ -108,8 +108,8 @@ def gqa(pick: Pick) -> Drawn:
     q, v = Matrix("q", hidden, hidden, layers), Matrix("v", kv * size, hidden, layers)
     answer = lora([q, v], rank)
     return drawn(
-        f"A decoder has {layers} layers of width {hidden}, with {heads} query heads of size {size} and {kv} heads for "
-        f"keys and values. How many parameters does LoRA of rank {rank} on `q_proj` and `v_proj` train?",
+        f"A decoder has {layers} layers of width {hidden}, with {heads} query heads of size {size} and {kv} heads each "
+        f"for keys and values. How many parameters does LoRA of rank {rank} on `q_proj` and `v_proj` train?",
         answer,
         "parameters",
         {
@@ -130,7 +130,9 @@ def all_linear(pick: Pick) -> Drawn:
     h, m, kv = shape.hidden, shape.intermediate, shape.kv_heads * shape.head_size
     answer, attention = lora(shape, rank), lora(shape, rank, "q_proj,k_proj,v_proj,o_proj")
     ungrouped = shape.layers * rank * (4 * 2 * h + 3 * (h + m))
-    groups = "" if kv == h else f", and {shape.kv_heads} of its {shape.heads} heads of {shape.head_size} for k and v"
+    groups = (
+        "" if kv == h else f", {shape.heads} heads of {shape.head_size} for q and {shape.kv_heads} each for k and v"
+    )
     mistakes = {
         "attention only": attention,
         "one layer only": answer // shape.layers,
@@ -160,7 +162,7 @@ def share(pick: Pick) -> Drawn:
     return drawn(
         f"{name} has {base:,} parameters. In each of its {shape.layers} layers `q_proj` is [{shape.hidden}, "
         f"{shape.hidden}] and `v_proj` [{shape.kv_heads * shape.head_size}, {shape.hidden}]. LoRA of rank {rank} on "
-        "these two trains what share of the base, in percent (three digits)?",
+        "these two trains what share of the base, in percent (three significant digits)?",
         answer,
         "%",
         {
@@ -182,9 +184,10 @@ def fit(pick: Pick) -> Drawn:
     trained = way.weights + way.gradients + way.optimizer
     states = (way.frozen * base + trained * adapter) / BILLION
     return drawn(
-        f"A card has {card} GB. The base, {name} with {base / BILLION:.3f} billion parameters, is frozen in bfloat16; "
-        f"an adapter with {adapter / MILLION:.1f} million trains in float32 with Adam. How many GB (10^9 bytes) are "
-        "left for activations once weights, gradients and optimizer states are in? (Negative: it does not fit.)",
+        f"A card has {card} GB (here 10^9 bytes each). The base, {name} with {base / BILLION:.3f} billion parameters, "
+        f"is frozen in bfloat16; an adapter with {adapter / MILLION:.1f} million trains in float32 with Adam. How many "
+        "GB are left for activations once weights, gradients and optimizer states are in? (To a tenth of a GB; "
+        "negative if it does not fit.)",
         card - states,
         "GB",
         {
@@ -226,7 +229,7 @@ def scaling(pick: Pick) -> Drawn:
     below, other = (rank**0.5, rank) if rooted else (rank, rank**0.5)
     rule = "rsLoRA (`use_rslora`)" if rooted else "plain LoRA"
     return drawn(
-        f"Alpha {given}, rank {rank}, {rule}: by what factor is B A x multiplied (three digits)?",
+        f"Alpha {given}, rank {rank}, {rule}: by what factor is B A x multiplied (three significant digits)?",
         given / below,
         "",
         {
@@ -263,8 +266,8 @@ def file(pick: Pick) -> Drawn:
     size = numbers * wide
     return drawn(
         f"An adapter of rank {rank} on all linear layers of {name} has {numbers:,} parameters, saved in "
-        f"{'float32' if wide == 4 else 'bfloat16'}. How large is the file, in MB (10^6 bytes)? (The "
-        "numbers alone: the header is some kilobytes more.)",
+        f"{'float32' if wide == 4 else 'bfloat16'}. How large is the file, in MB (10^6 bytes, three "
+        "significant digits)? (The numbers alone: the header is some kilobytes more.)",
         size / MILLION,
         "MB",
         {
@@ -285,7 +288,7 @@ def nf4(pick: Pick) -> Drawn:
     scales = "a scale of 8 bits each, and 32 bits for every 256 scales" if double else "a scale of 32 bits each"
     return drawn(
         f"The linear layers of a model hold {tenths / 10:g} billion numbers, stored as NF4: 4 bits a number, in blocks "
-        f"of 64 with {scales}. How many GB (10^9 bytes) do they take (three digits)?",
+        f"of 64 with {scales}. How many GB (10^9 bytes) do they take (three significant digits)?",
         numbers * bits / 8 / BILLION,
         "GB",
         {
@@ -331,7 +334,7 @@ def flops(pick: Pick) -> Drawn:
     return drawn(
         f"A layer [{out}, {into}] in the middle of a network has LoRA of rank {rank}, not merged. Counting matrix "
         "products alone, how much of a full training step's work (forward and backward) does a LoRA step do, in "
-        "percent (three digits)?",
+        "percent (three significant digits)?",
         answer,
         "%",
         {

@@ -185,7 +185,7 @@ def front(deck: Deck) -> Html:
         due = next_due(deck.questions, deck.cards)
         when = f"The next card is due on {due}." if due else "There are no cards."
         return tag("p", tag("b", "No more cards for today. "), when, f" In the boxes: {_boxes(deck)}.")
-    left = f"{len(deck.waiting)} to go, {deck.known} known. {question.level}, {question.topic}."
+    left = f"{len(deck.waiting)} to go, {deck.known} known. Level: {question.level}. Topic: {question.topic}."
     return join([tag("p", left), tag("p", tag("b", prose(question.question)))])
 
 

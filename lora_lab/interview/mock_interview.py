@@ -183,7 +183,7 @@ class MockPanel:
         self.head, self.clock, self.back = panel.words(), panel.words(), panel.words()
         wide = {"width": "100%", "max_width": panel.WIDTH}
         self.said = ipywidgets.Textarea(
-            description="Answer", placeholder="Say it aloud, or type it here", layout=ipywidgets.Layout(**wide)
+            description="Answer", placeholder="Say it aloud, or type it here", rows=4, layout=ipywidgets.Layout(**wide)
         )
         self.ticks = [ipywidgets.Checkbox(indent=False, layout=ipywidgets.Layout(**wide)) for _ in range(POINTS)]
         self.start = panel.button("Start the clock", self.begin)
@@ -222,7 +222,11 @@ class MockPanel:
         self.said.value = ""
         self.panel.say(
             self.head,
-            tag("p", f"Question {number} of {len(self.session.turns)}. {turn.question.level}, {turn.question.topic}."),
+            tag(
+                "p",
+                f"Question {number} of {len(self.session.turns)}. Level: {turn.question.level}. "
+                f"Topic: {turn.question.topic}.",
+            ),
             tag("p", tag("b", prose(turn.question.question))),
         )
         self.panel.say(self.back)

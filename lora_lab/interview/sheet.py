@@ -22,7 +22,8 @@ WIDTH, RANK, ALPHA, TALL, LENGTH = 4096, 8, 16, 16, 512  # the card's matrix; th
 QV = "q_proj,v_proj"
 BILLION, MILLION = 10**9, 10**6
 
-# Dark ink on white whatever the reader's theme is; every pair of colours has a contrast of at least 7.
+# Dark ink on white whatever the reader's theme is; every pair of colours has a contrast of at least 7. Where a
+# notebook's theme colours rows and code by longer selectors than ours, the class is repeated to outweigh them.
 CSS = """
 @page { size: A4; margin: 9mm }
 .lora-sheet { background: #fff; color: #222; font: 9pt/1.36 "DejaVu Sans", Verdana, Arial, sans-serif; padding: 6px }
@@ -33,14 +34,14 @@ CSS = """
 .lora-sheet p, .lora-sheet ul { margin: 2px 0; text-align: left }
 .lora-sheet ul { padding-left: 14px }
 .lora-sheet table { border-collapse: collapse; margin: 3px 0; font-size: 94%; color: inherit }
-.lora-sheet tr { background: #fff }
+.lora-sheet.lora-sheet.lora-sheet tr { background: #fff }
 .lora-sheet th, .lora-sheet td { padding: 0 7px 0 0; text-align: right; font-weight: normal; white-space: nowrap }
 .lora-sheet th:first-child, .lora-sheet td:first-child { text-align: left }
 .lora-sheet th:last-child, .lora-sheet td:last-child { padding-right: 0 }
 .lora-sheet thead th { border-bottom: 1px solid #8a8a8a; font-weight: bold }
 .lora-sheet thead th { vertical-align: bottom; white-space: normal }
 .lora-sheet code { font-family: "DejaVu Sans Mono", Consolas, monospace; font-size: 92% }
-.lora-sheet code { background: none; color: inherit }
+.lora-sheet.lora-sheet.lora-sheet code { background: none; color: inherit; padding: 0 }
 """
 
 
@@ -84,6 +85,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %" if share >= 0.001 else f"{100 * share:.3g} %"
 
 
+def at_rank(rank: int) -> str:
+    """ "r = 8", which no line breaks in two."""
+    return f"r\u00a0=\u00a0{rank}"
+
+
 def gigabytes(size: float) -> str:
     return f"{size / BILLION:.1f} GB"
 
@@ -93,8 +99,7 @@ def _idea() -> list[Html]:
         say("`y = W x + (alpha / r) B (A x)`. W [out, in] is frozen; A [r, in] and B [out, r] train."),
         say("The update is B A times alpha / r, of rank r at most: learned as such, not an approximation of another."),
         say("x meets A first. In rows: `y = x W + s (x A) B`, A [in, r], B [r, out]. peft: `lora_A.weight` [r, in]."),
-        say("A starts random, B zero: nothing changes at step 0, and only B moves in step 1."),
-        say("With both zero nothing ever moves."),
+        say("A starts random, B zero: step 0 is the base, step 1 moves B alone. Both zero: nothing ever moves."),
     ]
 
 
@@ -111,7 +116,7 @@ def _counting() -> list[Html]:
             f"One matrix: r (in + out). {WIDTH} x {WIDTH}, r = {RANK}: {one:,} of {whole:,}, {percent(one / whole)}. "
             f"As large as W at r = {counting.break_even_rank(WIDTH, WIDTH):,} = in x out / (in + out)."
         ),
-        rows(("", f"q, v, r = {RANK}", "of base", f"all linear, r = {TALL}", "of base"), *found),
+        rows(("", f"q, v, {at_rank(RANK)}", "of base", f"all linear, {at_rank(TALL)}", "of base"), *found),
         say(
             f"Traps: {len(grouped)} of these {len(MODELS)} have fewer heads for k and v (GQA); heads x head size may "
             "differ from the width; tied embeddings count once; all-linear leaves out embedding and head; say share of "
@@ -124,14 +129,14 @@ def _scaling() -> list[Html]:
     ranks = (4, 8, 16, 64, 256)
     return [
         rows(
-            (f"alpha = {ALPHA}", *(f"r = {rank}" for rank in ranks)),
+            (f"alpha = {ALPHA}", *(at_rank(rank) for rank in ranks)),
             ("LoRA, alpha / r", *(f"{ALPHA / rank:.3g}" for rank in ranks)),
             ("rsLoRA, alpha / root r", *(f"{ALPHA / rank**0.5:.3g}" for rank in ranks)),
         ),
         items(
             "On a trained adapter alpha is a dial: the update is proportional to it, the loss is not.",
             "In training, alpha x c is B's learning rate x c (Adam) or x c^2 (SGD). Fix alpha, tune the rate.",
-            "First step level in r: alpha / r for Adam, alpha / root r for SGD.",
+            "First steps are alike at every r with alpha / r under Adam, with alpha / root r under SGD.",
             f"alpha = 2 r is a habit: the factor is {2 * RANK / RANK:g} at every r, so the best rate falls as r grows.",
         ),
     ]
@@ -148,18 +153,32 @@ def _memory() -> list[Html]:
     saved = counting.lora(shape, TALL)
     return [
         rows(
-            (f"{MODELS[0]}, all linear, r = {TALL}", "bytes a parameter", "states"),
+            (f"{MODELS[0]}, all linear, {at_rank(TALL)}", "bytes a parameter", "states"),
             ("in full, mixed precision, Adam", f"{in_full:g}", gigabytes(states["full"])),
             ("LoRA, base in bfloat16", f"{lora.frozen} frozen, {trained:g} trained", gigabytes(states["lora"])),
-            ("QLoRA, base in NF4", f"{NF4_BITS / 8:.3f} frozen", gigabytes(states["qlora"])),
+            (
+                "QLoRA, base in NF4",
+                f"{NF4_BITS / 8:.3f} in the layers",
+                gigabytes(states["qlora"]),
+            ),
         ),
         items(
+            f"QLoRA outside the layers: {WAYS['qlora'].frozen} bytes frozen; adapter: {trained:g}.",
             "LoRA removes gradients and optimizer states of the base. Weights, activations and logits stay: for those, "
             "checkpointing and shorter rows.",
             f"NF4: 4 + 8/64 + 32/(64 x 256) = {NF4_BITS:.3f} bits; {4 + 32 / 64} without double quantisation. It saves "
             "memory, not time: every use dequantises.",
-            f"Adapter file at r = {TALL}: {4 * saved / MILLION:.0f} MB in float32, half in bfloat16.",
+            f"Adapter file at r = {TALL}: {4 * saved / MILLION:.0f} MB in float32; bfloat16 half.",
         ),
+    ]
+
+
+def _numbers() -> list[Html]:
+    return [
+        items(
+            "A count or share: model by name, rank, matrices, and what it is a share of.",
+            "A loss or score: each method at its own best rate, how many seeds, and their spread.",
+        )
     ]
 
 
@@ -200,7 +219,7 @@ def _sentences() -> list[Html]:
         ("A B x.", "B (A x): x meets A first."),
         ("Higher alpha adapts more strongly.", "A dial after training, a learning rate during it."),
         ("r = 64 for hard domains.", "Depends on the data; first all linear layers and a tuned rate."),
-        ("Updates are low-rank.", "A low rank can suffice; full fine-tuning's own update is not of low rank."),
+        ("Updates are low-rank.", "A low rank can suffice; full updates, where measured, are not low."),
         ("Merging is free.", "No latency, yes; but it rounds, and ends swapping."),
         (f"An {RANK}-page summary.", f"{pages} pages: A has {RANK} and so has B."),
         ("Under 1 %.", f"At common ranks; r = {4 * TALL} on all linear layers of {MODELS[0]} is {percent(most)}."),
@@ -236,6 +255,7 @@ PARTS = {
     "Counting": _counting,
     "Alpha and the rank": _scaling,
     "Memory": _memory,
+    "Say with every number": _numbers,
     "Work, time, merging": _speed,
     "Choosing": _choosing,
     "Sentences that lose marks": _sentences,

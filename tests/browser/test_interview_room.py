@@ -13,10 +13,31 @@ CELLS = {
     "cards": "from lora_lab import interview\n\ninterview.cards()",
     "mock": "from lora_lab import interview\n\ninterview.mock(seed=10)",
     "drill": "from lora_lab import interview\n\ninterview.drill('gqa', seed=3)",
+    "sheet": "from lora_lab import interview\n\ninterview.cheat_sheet()",
 }
 FOCUSED = (
     "() => [document.activeElement.innerText, document.activeElement.type, document.activeElement.tagName].join(' ')"
 )
+# Texts of the output whose ink has less than 4.5 times the luminance of what lies behind them (WCAG 2.2, 1.4.3).
+PALE = """() => {
+    const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(c => c / 255)
+        .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const behind = e => {
+        for (; e; e = e.parentElement) {
+            const [r, g, b, alpha = 1] = parts(getComputedStyle(e).backgroundColor);
+            if (alpha > 0) return [r, g, b];
+        }
+        return [255, 255, 255];
+    };
+    const own = e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+    return [...document.querySelectorAll('.jp-OutputArea *')].filter(e => own(e) && e.offsetParent).filter(e => {
+        const [low, high] = [light(parts(getComputedStyle(e).color)), light(behind(e))].sort((a, b) => a - b);
+        return (high + 0.05) / (low + 0.05) < 4.5;
+    }).map(e => e.tagName + ': ' + e.innerText);
+}"""
+THEME = "name => jupyterapp.commands.execute('apputils:change-theme', {theme: name})"
 
 
 @pytest.fixture
@@ -87,3 +108,20 @@ def test_a_drill(room):
     room.keyboard.type("2,867,200")
     press(room, "Tab", "Space")
     room.get_by_text("Right: 2,867,200 parameters.").wait_for()
+
+
+@pytest.mark.parametrize("room", list(CELLS), indirect=True)
+def test_it_is_readable_in_both_themes(room):
+    for theme, dark in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):  # the light one last: it is kept
+        room.evaluate(THEME, theme)
+        room.wait_for_function("dark => document.body.dataset.jpThemeLight === dark", arg=dark)
+        room.wait_for_timeout(300)  # the style sheet is applied
+        assert len(room.locator(".jp-OutputArea").first.inner_text()) > 20
+        assert room.evaluate(PALE) == [], theme
+
+
+@pytest.mark.parametrize("room", ["cards"], indirect=True)
+def test_a_link_looks_like_one(room):
+    room.get_by_role("button", name="Show the answer").click()
+    link = room.get_by_role("link", name="lesson 01,").first
+    assert "underline" in link.evaluate("a => getComputedStyle(a).textDecorationLine")
