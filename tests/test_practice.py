@@ -41,9 +41,13 @@ def test_an_untouched_stub_is_no_try(file, capsys):
     assert capsys.readouterr().out.count("not yet: ") == 2 and not file.exists()
 
 
-def test_an_unknown_exercise_names_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'break_even'"):
-        practice.check("brake_even", right)
+def test_an_unknown_exercise_names_the_nearest(capsys):
+    practice.check("brake_even", right)
+    assert capsys.readouterr().out == "not yet: no exercise 'brake_even'. Did you mean 'break_even'?\n"
+    with pytest.raises(ValueError, match="no exercise 'brake_even'"):
+        practice.judge("brake_even", right)
+    practice.check("zzzz", right)
+    assert capsys.readouterr().out.startswith("not yet: no exercise 'zzzz'")
 
 
 def test_hints_come_one_after_the_other(capsys):
