@@ -46,6 +46,8 @@ def test_an_unknown_exercise_names_the_nearest(capsys):
     assert capsys.readouterr().out == "not yet: no exercise 'brake_even'. Did you mean 'break_even'?\n"
     with pytest.raises(ValueError, match="no exercise 'brake_even'"):
         practice.judge("brake_even", right)
+    practice.check(right, "break_even")
+    assert "name comes first" in capsys.readouterr().out
     practice.check("zzzz", right)
     assert capsys.readouterr().out.startswith("not yet: no exercise 'zzzz'")
 

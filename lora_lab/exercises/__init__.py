@@ -82,7 +82,9 @@ def every() -> dict[str, Exercise]:
 
 def find(name: str) -> Exercise:
     """The exercise of that name. Raises ValueError, with the nearest name, for one that is not there."""
+    if not isinstance(name, str):
+        raise ValueError("the exercise's name comes first, in quotes, and then your answer.")
     if name not in every():
-        near = difflib.get_close_matches(str(name), every(), n=1, cutoff=0.4)
+        near = difflib.get_close_matches(name, every(), n=1, cutoff=0.4)
         raise ValueError(f"no exercise {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
     return every()[name]
