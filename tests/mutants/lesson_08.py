@@ -55,7 +55,7 @@ def not_divided(change, update):
     return (change * update).sum()
 
 
-@wrong("kept_along", says="it takes its square")
+@wrong("kept_along", says="take the square of it")
 def divided_by_the_length(change, update):
     return (change * update).sum() / update.norm()
 
@@ -73,6 +73,26 @@ def mean_of_ratios(change, update):
 @wrong("kept_along", says="it should be one number")
 def one_number_a_row(change, update):
     return (change * update).sum(dim=1) / update.square().sum(dim=1)
+
+
+@wrong("kept_along", says="the error of section 2")
+def the_error(change, update):
+    return (change - update).norm() / update.norm()
+
+
+@wrong("kept_along", says="lost along the update")
+def one_minus_the_share(change, update):
+    return 1 - (change * update).sum() / update.square().sum()
+
+
+@wrong("kept_along", says="ratio of two sums")
+def sums(change, update):
+    return change.sum() / update.sum()
+
+
+@wrong("kept_along", says="compares two squares")
+def squares(change, update):
+    return change.square().sum() / update.square().sum()
 
 
 # --- merge_exactly -------------------------------------------------------------------------------------------------
@@ -179,7 +199,44 @@ def adds_into_the_update(layer, update):
     layer.weight = update.add_(layer.weight).to(layer.weight.dtype)
 
 
+def keeps_a_copy_of_the_first(layer, update):
+    if not hasattr(layer, "kept"):
+        layer.kept = layer.weight.clone()
+    layer.weight = (layer.weight + update).to(layer.weight.dtype)
+
+
+def does_nothing(layer):
+    """Give layer the weight back."""
+
+
+def returns_it(layer):
+    return layer.kept
+
+
+def keeps_the_last_update(layer, update):
+    layer.weight, layer.kept = (layer.weight + update).to(layer.weight.dtype), update
+
+
+def writes_into_data(layer, update):
+    if getattr(layer, "kept", None) is None:
+        layer.kept = layer.weight
+    layer.weight.data = (layer.weight + update).to(layer.weight.dtype)
+
+
+def to_numpy(layer, update):
+    if getattr(layer, "kept", None) is None:
+        layer.kept = layer.weight
+    layer.weight = layer.weight.float().numpy() + update.numpy()
+
+
 for functions, says in {
+    (keeps_the_first, does_nothing): "put the one that you kept",
+    (keeps_the_first, returns_it): "set layer.weight to it",
+    (keeps_a_copy_of_the_first, gives_back_and_forgets): "true for a kept None",
+    (keeps_the_last_update, subtracts): "still in the weight",
+    (writes_into_data, gives_back_and_forgets): "so does .data =",
+    (to_numpy, gives_back_and_forgets): "no torch tensor",
+    (keeps_the_first, None): "one of the two is none",
     (keeps_the_last, gives_back): "between the two merges",
     (keeps_the_first_for_ever, gives_back): "an earlier time",
     (adds_in_place, gives_back_and_forgets): "+= changed it too",
@@ -192,7 +249,7 @@ for functions, says in {
     (stores_the_update, gives_back): "the update alone",
     (adds_into_the_update, gives_back_and_forgets): "changes the update",
 }.items():
-    wrong_value("merge_exactly", functions, says, " ".join(f.__name__ for f in functions))
+    wrong_value("merge_exactly", functions, says, " ".join(getattr(f, "__name__", "None") for f in functions))
 wrong_value("merge_exactly", keeps_the_first, "should be 2 things", "one function", plain=True)
 
 
@@ -292,7 +349,7 @@ def transposed(users, ranks, scalings):
     return row_by_row(users, ranks, scalings).T
 
 
-@wrong("mask_for", says="row 0 is for adapter 2")
+@wrong("mask_for", says="not scalings[row]")
 def scalings_by_row(users, ranks, scalings):
     mask = torch.zeros(len(users), sum(ranks))
     for row, user in enumerate(users):
@@ -306,9 +363,60 @@ def base_gets_the_last(users, ranks, scalings):
     return row_by_row([len(ranks) - 1 if user is None else user for user in users], ranks, scalings)
 
 
-@wrong("mask_for", says="the shape [4, 3]")
+@wrong("mask_for", says="the shape [4, 4]")
 def one_column_an_adapter(users, ranks, scalings):
     return torch.tensor([[s if user == a else 0.0 for a, s in enumerate(scalings)] for user in users])
+
+
+def filled(users, ranks, scalings, columns):
+    mask = torch.zeros(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user is not None:
+            mask[row, columns(user)] = scalings[user]
+    return mask
+
+
+@wrong("mask_for", says="as if every rank were 2")
+def as_in_the_lesson(users, ranks, scalings):
+    return filled(users, ranks, scalings, lambda user: slice(2 * user, 2 * user + 2))
+
+
+@wrong("mask_for", says="begins where it should end")
+def own_rank_counted_too(users, ranks, scalings):
+    return filled(users, ranks, scalings, lambda u: slice(sum(ranks[: u + 1]), sum(ranks[: u + 1]) + ranks[u]))
+
+
+@wrong("mask_for", says="to the last column")
+def no_end(users, ranks, scalings):
+    return filled(users, ranks, scalings, lambda user: slice(sum(ranks[:user]), None))
+
+
+@wrong("mask_for", says="cuts them off")
+def integers(users, ranks, scalings):
+    return row_by_row(users, ranks, scalings).int()
+
+
+@wrong("mask_for", says="inside of the loop")
+def returns_at_once(users, ranks, scalings):
+    mask = torch.zeros(len(users), sum(ranks))
+    for row, user in enumerate(users):
+        if user is not None:
+            mask[row, sum(ranks[:user]) : sum(ranks[: user + 1])] = scalings[user]
+        return mask
+
+
+@wrong("mask_for", says="row i belongs to users[i]")
+def rows_by_user(users, ranks, scalings):
+    mask = torch.zeros(len(users), sum(ranks))
+    for user in users:
+        if user is not None:
+            mask[user, sum(ranks[:user]) : sum(ranks[: user + 1])] = scalings[user]
+    return mask
+
+
+@wrong("mask_for", says="has adapter 0: None is not 0")
+def base_gets_the_first(users, ranks, scalings):
+    return row_by_row([user or 0 for user in users], ranks, scalings)
 
 
 # --- mix -----------------------------------------------------------------------------------------------------------
@@ -385,6 +493,43 @@ def the_update(a1, b1, w1, a2, b2, w2):
     return w1 * b1 @ a1 + w2 * b2 @ a2
 
 
+@wrong("mix", says="taken for a half")
+def halves(a1, b1, w1, a2, b2, w2):
+    return np.vstack([a1, a2]), np.hstack([b1, b2]) / 2
+
+
+@wrong("mix", says="makes a quarter")
+def halves_on_both(a1, b1, w1, a2, b2, w2):
+    return np.vstack([a1, a2]) / 2, np.hstack([b1, b2]) / 2
+
+
+@wrong("mix", says="weight2 is not in it")
+def first_weight_only(a1, b1, w1, a2, b2, w2):
+    return np.vstack([a1, a2]), np.hstack([w1 * b1, b2])
+
+
+@wrong("mix", says="complex numbers")
+def complex_roots(a1, b1, w1, a2, b2, w2):
+    return np.vstack([w1**0.5 * a1, w2**0.5 * a2]), np.hstack([w1**0.5 * b1, w2**0.5 * b2])
+
+
+@wrong("mix", says="which is no number")
+def roots_of_negatives(a1, b1, w1, a2, b2, w2):
+    with np.errstate(invalid="ignore"):
+        one, other = np.sqrt(w1), np.sqrt(w2)
+    return np.vstack([one * a1, other * a2]), np.hstack([one * b1, other * b2])
+
+
+@wrong("mix", says="should be one matrix")
+def not_stacked(a1, b1, w1, a2, b2, w2):
+    return [a1, a2], [w1 * b1, w2 * b2]
+
+
+@wrong("mix", says="both are transposed")
+def both_transposed(a1, b1, w1, a2, b2, w2):
+    return np.vstack([a1, a2]).T, np.hstack([w1 * b1, w2 * b2]).T
+
+
 # --- most_requests -------------------------------------------------------------------------------------------------
 
 
@@ -436,3 +581,13 @@ def rounded_down(miss_rate, load_seconds):
 @wrong("most_requests", says="half of it")
 def half(miss_rate, load_seconds):
     return 0.5 / (miss_rate * load_seconds)
+
+
+@wrong("most_requests", says="need not be a whole number")
+def rounded_to_the_nearest(miss_rate, load_seconds):
+    return round(1 / (miss_rate * load_seconds))
+
+
+@wrong("most_requests", says="for a minute")
+def in_a_minute(miss_rate, load_seconds):
+    return 60 / (miss_rate * load_seconds)
