@@ -49,9 +49,9 @@ def two_rates(attempt: Attempt) -> str:
         )
         case = f"two_rates(model, {lr:g}, {ratio})"
         frozen = [name for name in rates if not named[name].requires_grad]
-        expect(not frozen, f"{short(frozen[:1])} is in a group, and it is frozen: only what requires_grad.")
+        expect(not frozen, f"{''.join(frozen[:1])} is in a group, and it is frozen: only what requires_grad.")
         missing = [name for name, p in named.items() if p.requires_grad and name not in rates]
-        expect(not missing, f"{short(missing[:1])} can be trained, and it is in no group.")
+        expect(not missing, f"{''.join(missing[:1])} can be trained, and it is in no group.")
         for a, b in ((f"{n}.A.default.weight", f"{n}.B.default.weight") for n in (0, 2)):
             got = (rates[a], rates[b])
             attempt.agree(
@@ -64,6 +64,8 @@ def two_rates(attempt: Attempt) -> str:
                     "A was slowed down, to lr / ratio: A keeps lr, and B gets ratio times as much.": (lr / ratio, lr),
                     "B's rate is 16 × lr whatever the ratio is: use `ratio`.": (lr, 16 * lr),
                     "B's rate is `ratio` itself: it should be ratio × lr.": (lr, ratio),
+                    "B was slowed down, to lr / ratio: it should be ratio × lr.": (lr, lr / ratio),
+                    "B's rate is lr + ratio: it should be ratio × lr.": (lr, lr + ratio),
                     f"{case} gives A {short(got[0])} and B {short(got[1])}, not {lr:g} and {ratio * lr:g}.": got,
                 },
             )
@@ -72,20 +74,27 @@ def two_rates(attempt: Attempt) -> str:
 
 def _rates(groups: Any, named: dict) -> dict[str, float]:
     """{parameter's name: its learning rate}. Raises NotYet for what no optimizer could use."""
-    if not isinstance(groups, list | tuple) or not all(
-        isinstance(group, dict) and {"params", "lr"} <= set(group) for group in groups
-    ):
+    if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
         raise NotYet(f'the groups should be a list of dictionaries with "params" and "lr", not {short(groups)}.')
     names, found = {id(p): name for name, p in named.items()}, {}
     for group in groups:
+        lacks = [key for key in ("params", "lr") if key not in group]
+        expect(not lacks, f'a group lacks "{"".join(lacks[:1])}"; its keys are {short(list(group))}.')
         params = group["params"]
         params = [params] if hasattr(params, "detach") else params
+        dots = "there are still three dots in a group: put your own answer in their place."
+        expect(params is not ... and group["lr"] is not ..., dots)
         try:
             params = list(params)
         except TypeError:
             raise NotYet(f'"params" should be a list of parameters, not {short(params)}.') from None
+        expect(len(params) > 0, 'a group is empty: the names hold ".A." and ".B.", dots and all.')
+        expect(not any(p is ... for p in params), dots)
+        themselves = (
+            "it should hold the model's parameters themselves (a copy is another tensor, and so is state_dict's)"
+        )
         for p in params:
-            expect(id(p) in names, f'"params" holds {short(p)}; it should hold the model\'s parameters themselves.')
+            expect(id(p) in names, f'"params" holds {short(p)}; {themselves}.')
             expect(names[id(p)] not in found, f"{names[id(p)]} is in two groups, which no optimizer accepts.")
             expect(isinstance(group["lr"], int | float), f"a rate is {short(group['lr'])}, no number.")
             found[names[id(p)]] = float(group["lr"])
@@ -137,6 +146,16 @@ def outside(attempt: Attempt) -> str:
                 "that compares what is outside with what is inside, and not with the whole update.": (
                     left.norm() / inside.norm()
                 ),
+                "that is the square of the share within reach: asked is the rest, by norm.": (inside.norm() / size)
+                ** 2,
+                "that is what to expect of a random update, √(1 - rank / in): measure this one.": (
+                    (1 - rank / wide) ** 0.5
+                ),
+                "that is a mean over the rows; asked is the norm of the whole matrix.": (
+                    left.norm(dim=1) / free.norm(dim=1)
+                ).mean(),
+                "upside down: the norm of the whole update stands below.": size / left.norm(),
+                "divided by the square of the norm: both norms or both squares.": left.norm() / size**2,
                 "that says a mixture of A's rows makes anything. It cannot: they are too few.": 0.0,
             },
             case=f"a random update [{out}, {wide}] and rank {rank}",
@@ -187,7 +206,7 @@ def dora_weight(attempt: Attempt) -> str:
             {
                 "that is plain LoRA: V is neither divided by the length of its rows nor multiplied by m.": V,
                 "s is left out: V = W + s B A.": rows * unscaled / lengths(unscaled),
-                "alpha over rank is not the update's business alone: s multiplies B A, not W as well.": (
+                "s is on the wrong side: it multiplies B A, and yours multiplies W by it, or divides B A.": (
                     rows * (s * W + B @ A) / lengths(s * W + B @ A)
                 ),
                 "those are the lengths of V's columns. An output is a row: dim=1.": rows * V / lengths(V, 0),
@@ -196,6 +215,23 @@ def dora_weight(attempt: Attempt) -> str:
                     rows * W / lengths(W) + s * B @ A
                 ),
                 "m is left out: the rows have length one.": V / lengths(V),
+                "that gives the rows the lengths of W's rows; m may be another by now: use m.": lengths(W)
+                * V
+                / lengths(V),
+                "divided by m: a row of length one is multiplied by it.": V / lengths(V) / rows,
+                "multiplied by the length of the rows: divide, so that m alone is their length.": rows * V * lengths(V),
+                "W is not in it: V = W + s B A.": rows * (B @ A) / lengths(B @ A),
+                "W is added once more: it is in V already.": W + rows * V / lengths(V),
+                "W stays as it is, and B A alone is set to length m: both together make the direction.": (
+                    W + rows * (B @ A) / lengths(B @ A)
+                ),
+                "a sum of absolute values is another length: the root of the sum of squares, V.norm(dim=1).": (
+                    rows * V / V.abs().sum(dim=1, keepdim=True)
+                ),
+                "a mean where a sum belongs: the length is the root of the *sum* of squares.": (
+                    rows * V / V.square().mean(dim=1, keepdim=True).sqrt()
+                ),
+                "s is outside: it belongs into V, to B A.": s * rows * unscaled / lengths(unscaled),
                 "that multiplies by m, but the rows still have their own length: divide by it first.": rows * V,
                 "that divides by the size of the whole matrix; each row has a length of its own.": rows * V / V.norm(),
                 "that divides by the square of the length: a root is missing.": rows * V / lengths(V) ** 2,
@@ -232,8 +268,8 @@ def pissa_start(attempt: Attempt) -> str:
     for out, wide, rank, s in ((6, 5, 2, 3.0), (4, 7, 3, 0.5), (5, 5, 2, 1.0)):
         W = torch.randn(out, wide, generator=dice)
         U, values, V = torch.linalg.svd(W, full_matrices=False)
-        a, b = attempt.several(attempt(W, rank, s), 2)
-        if _shape(a) == (out, rank) and _shape(b) == (rank, wide):
+        a, b = attempt.several(attempt(W, rank, s), 2, "the answer, A and B,")
+        if shape_of(a) == (out, rank) and shape_of(b) == (rank, wide):
             raise NotYet("that is B first and then A: the exercise wants A [rank, in] first.")
         a, b = attempt.array(a, (rank, wide), "A"), attempt.array(b, (out, rank), "B")
 
@@ -251,143 +287,22 @@ def pissa_start(attempt: Attempt) -> str:
             "s stands above instead of below: B A must be smaller where s is larger.": s**2 * product(values),
             "the singular values are not in it: U and V have length one.": s * product(torch.ones_like(values)),
             "the singular values are not in it, only their directions, over s.": product(torch.ones_like(values)),
-            "the root was taken twice: √σ to A and √σ to B make σ.": s * product((values / s).sqrt()),
+            "σ / s is there with half of its power: √(σ / s) goes to A *and* to B, and no fourth root.": (
+                s * product((values / s).sqrt())
+            ),
+            "√σ is on one side only, and s is left out: √(σ / s) goes to A *and* to B.": s * product(values.sqrt()),
+            "that leaves out the largest direction: count from 0, [:rank].": product(values, k=slice(1, rank + 1)),
+            "torch.linalg.svd gives V so that W = U Σ V: its *rows* are the directions, not its columns.": product(
+                values, V=torch.linalg.svd(W).Vh.T
+            ),
         }
-        if out == wide:
-            flipped = "torch.linalg.svd gives V so that W = U Σ V: its *rows* are the directions, not its columns."
-            mistakes[flipped] = product(values, V=V.T)
         attempt.agree(s * b @ a, product(values), mistakes, case=f"W [{out}, {wide}]: s B A,", tolerance=CLOSE)
         uneven = "s B A is right, but A and B do not share the singular values evenly: √(σ / s) to each."
         expect(bool(np.allclose(a @ a.T, b.T @ b, rtol=1e-3, atol=1e-4)), uneven)
     return "At the start, B A minus this is zero: nothing has changed yet."
 
 
-def _shape(value: Any) -> tuple | None:
+def shape_of(value: Any) -> tuple | None:
+    """The shape of a tensor or an array, None for anything else."""
     shape = getattr(value, "shape", None)
     return tuple(shape) if isinstance(shape, tuple) else None
-
-
-@exercise(
-    "09",
-    "VeRA is a LoRA",
-    difficulty=1,
-    importance=1,
-    minutes=3,
-    hints=(
-        "diag(d) A multiplies each row of A by its number of d; diag(b) B each row of B by its number of b.",
-        "In torch a vector [rank] meets the rows of A [rank, in] as d[:, None] * A.",
-    ),
-    expect=("b or d left out", "b divided instead of multiplied", "columns scaled in place of rows"),
-)
-def as_lora(attempt: Attempt) -> str:
-    """A' and B' of the plain LoRA whose product is diag(b) B diag(d) A."""
-    import torch
-
-    dice = torch.Generator().manual_seed(9)
-    for out, rank, wide in ((3, 3, 3), (5, 2, 4), (2, 6, 3)):
-        A, B, d, b = (torch.randn(*shape, generator=dice) for shape in ((rank, wide), (out, rank), (rank,), (out,)))
-        a_new, b_new = attempt.several(attempt(A, B, d, b), 2)
-        if _shape(a_new) == (out, rank) != (rank, wide) and _shape(b_new) == (rank, wide):
-            raise NotYet("that is B' first and then A': the exercise wants A' first.")
-        a_new = attempt.array(a_new, (rank, wide), "A'")
-        b_new = attempt.array(b_new, (out, rank), "B'")
-        D, E = torch.diag(d), torch.diag(b)
-        mistakes = {
-            "b is left out: it scales what comes out of B, a row for each output.": B @ D @ A,
-            "d is left out: it scales what comes out of A, a row for each of its numbers.": E @ B @ A,
-            "neither d nor b is in it: that is the adapter that all layers share.": B @ A,
-            "B is divided by b; diag(b) B multiplies each row.": (B / b[:, None]) @ D @ A,
-            "A is divided by d; diag(d) A multiplies each row.": E @ B @ (A / d[:, None]),
-            "d is on A and on B, and so counts twice: one of them is enough.": E @ B @ D @ D @ A,
-        }
-        if out == rank == wide:
-            mistakes |= {
-                "d scales A's columns, which are inputs; it belongs to A's rows: d[:, None].": E @ B @ A @ D,
-                "b scales B's columns; it belongs to B's rows, the outputs: b[:, None].": B @ E @ D @ A,
-                "both scale columns; diag(d) A and diag(b) B scale rows: d[:, None], b[:, None].": B @ E @ A @ D,
-                "d and b are exchanged: d belongs to A, b to B.": D @ B @ E @ A,
-                "that is B' first and then A': the exercise wants A' first.": D @ A @ E @ B,
-            }
-        attempt.agree(
-            b_new @ a_new,
-            E @ B @ D @ A,
-            mistakes,
-            case=f"A [{rank}, {wide}]: B' A',",
-            tolerance=CLOSE,
-        )
-    return "So any program that reads LoRA can read VeRA; only the file is no longer small."
-
-
-@exercise(
-    "09",
-    "quantise a block",
-    difficulty=2,
-    importance=3,
-    minutes=6,
-    hints=(
-        "largest = block.abs().max(); the levels run from -1 to 1, so compare them with block / largest.",
-        "(block[:, None] / largest - levels) has the distance of every number to every level: argmin over dim=1.",
-    ),
-    expect=(
-        "divided by block.max(): where the largest number is negative, others fall outside",
-        "not scaled back",
-        "16 even levels of one's own",
-        "rounded down to a level instead of to the nearest",
-    ),
-)
-def through_four_bits(attempt: Attempt) -> str:
-    """The block [64] after scaling by its largest absolute value, rounding to the nearest level, and scaling back."""
-    import torch
-
-    from lora_lab.quantise import LEVELS, dequantise, quantise
-
-    dice = torch.Generator().manual_seed(9)
-    few = torch.tensor([-1.0, -0.3, 0.0, 0.2, 1.0])
-    for levels in (LEVELS, few, LEVELS):
-        block = 0.05 * torch.randn(64, generator=dice)
-        block[7] = -1.5 * block.abs().max()  # the largest is a negative one
-        largest = block.abs().max()
-
-        def nearest(values: Any, levels: Any = levels) -> Any:
-            return levels[(values[:, None] - levels).abs().argmin(dim=1)]
-
-        def below(values: Any, levels: Any = levels) -> Any:
-            return levels[(torch.searchsorted(levels, values, right=True) - 1).clamp(0, len(levels) - 1)]
-
-        def above(values: Any, levels: Any = levels) -> Any:
-            return levels[torch.searchsorted(levels, values).clamp(0, len(levels) - 1)]
-
-        right = nearest(block / largest) * largest
-        if levels is LEVELS:
-            right = dequantise(quantise(block, double=False))
-        got = attempt.array(attempt(block, levels), (64,), "the block")
-        off = np.flatnonzero(np.abs(got - right.numpy()) > 1e-6)
-        first = int(off[0]) if len(off) else 0
-        even = torch.linspace(-1, 1, 16)
-        attempt.agree(
-            got,
-            right,
-            {
-                "the block was not scaled at all: its numbers are far smaller than most levels.": nearest(block),
-                "not scaled back: multiply by the largest absolute value again.": nearest(block / largest),
-                "divided by block.max(), but the largest number of this block is a negative one: block.abs().max().": (
-                    nearest(block / block.max()) * block.max()
-                ),
-                "those are 16 evenly spaced levels; use the `levels` that are given.": nearest(block / largest, even)
-                * largest,
-                "those are NF4's levels; use the `levels` that are given, whatever they are.": (
-                    nearest(block / largest, LEVELS) * largest
-                ),
-                "rounded down to the next level below; the nearest one may be above.": below(block / largest) * largest,
-                "rounded up to the next level above; the nearest one may be below.": above(block / largest) * largest,
-                "that gives back the block as it was: nothing was rounded.": block,
-                "divided by the standard deviation: the largest numbers then lie outside of -1 to 1.": (
-                    nearest(block / block.std()) * block.std()
-                ),
-                f"{len(off)} of 64 numbers differ; number {first}, {block[first]:.5f}, became {got[first]:.5f} and "
-                f"should be {right[first]:.5f}.": got,
-            },
-            case="a block of 64",
-            tolerance=1e-5,
-        )
-    return "One scale for 64 numbers, and four bits for each."

@@ -104,6 +104,33 @@ def freezes_a(model, lr, ratio):
     return groups
 
 
+@wrong("two_rates", says="a group is empty")
+def names_of_peft(model, lr, ratio):
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [
+        {"params": [p for name, p in trained if "lora_B" not in name], "lr": lr},
+        {"params": [p for name, p in trained if "lora_B" in name], "lr": ratio * lr},
+    ]
+
+
+@wrong("two_rates", says='a group lacks "lr"')
+def another_key(model, lr, ratio):
+    a, b = split(model)
+    return [{"params": a, "learning_rate": lr}, {"params": b, "learning_rate": ratio * lr}]
+
+
+@wrong("two_rates", says="a copy is another tensor")
+def copies(model, lr, ratio):
+    a, b = split(model)
+    return [{"params": [p.detach().clone() for p in a], "lr": lr}, {"params": b, "lr": ratio * lr}]
+
+
+@wrong("two_rates", says="still three dots")
+def half_a_stub(model, lr, ratio):
+    a, b = split(model)
+    return [{"params": a, "lr": lr}, {"params": b, "lr": ...}]
+
+
 @wrong("two_rates", says="list of dictionaries", plain=True)
 def two_lists(model, lr, ratio):
     return split(model)
@@ -176,6 +203,23 @@ def nothing(A, update):
     return torch.zeros(())
 
 
+@wrong("outside", says="to expect of a random update")
+def by_formula(A, update):
+    return (1 - A.shape[0] / A.shape[1]) ** 0.5
+
+
+@wrong("outside", says="a mean over the rows")
+def mean_of_rows(A, update):
+    Q = torch.linalg.qr(A.T).Q
+    return ((update - update @ Q @ Q.T).norm(dim=1) / update.norm(dim=1)).mean()
+
+
+@wrong("outside", says="square of the share within reach")
+def inside_squared(A, update):
+    Q = torch.linalg.qr(A.T).Q
+    return (update @ Q).square().sum() / update.square().sum()
+
+
 # --- dora_weight ---------------------------------------------------------------------------------------------------
 
 
@@ -246,9 +290,31 @@ def square_of_the_length(W, A, B, s, m):
     return m[:, None] * V / V.square().sum(dim=1, keepdim=True)
 
 
-@wrong("dora_weight", says="not W as well")
+@wrong("dora_weight", says="yours multiplies W by it")
 def w_scaled_too(W, A, B, s, m):
     return by_norm(s * W, A, B, 1, m)
+
+
+@wrong("dora_weight", says="or divides B A")
+def divided_by_s(W, A, B, s, m):
+    return by_norm(W, A, B, 1 / s, m)
+
+
+@wrong("dora_weight", says="m may be another by now")
+def lengths_of_w_for_m(W, A, B, s, m):
+    V = W + s * B @ A
+    return W.norm(dim=1, keepdim=True) * V / V.norm(dim=1, keepdim=True)
+
+
+@wrong("dora_weight", says="V = W + s B A")
+def without_w(W, A, B, s, m):
+    return by_norm(0 * W, A, B, s, m)
+
+
+@wrong("dora_weight", says="sum of absolute values")
+def another_length(W, A, B, s, m):
+    V = W + s * B @ A
+    return m[:, None] * V / V.abs().sum(dim=1, keepdim=True)
 
 
 # --- pissa_start ---------------------------------------------------------------------------------------------------
@@ -322,11 +388,22 @@ def b_first(W, rank, s):
 
 @wrong("pissa_start", says="its *rows* are the directions")
 def columns_of_v(W, rank, s):
-    if W.shape[0] != W.shape[1]:
-        return by_svd(W, rank, s)
     U, values, V = torch.linalg.svd(W)
     root = (values[:rank] / s).sqrt()
     return root[:, None] * V[:, :rank].T, U[:, :rank] * root
+
+
+@wrong("pissa_start", says="no fourth root")
+def root_on_one_side(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    return (values[:rank] / s).sqrt()[:, None] * V[:rank], U[:, :rank]
+
+
+@wrong("pissa_start", says="leaves out the largest")
+def from_one(W, rank, s):
+    U, values, V = torch.linalg.svd(W)
+    root = (values[1 : rank + 1] / s).sqrt()
+    return root[:, None] * V[1 : rank + 1], U[:, 1 : rank + 1] * root
 
 
 @wrong("pissa_start", says="the shape [5, 5]")
@@ -404,6 +481,16 @@ def the_product(A, B, d, b):
     return torch.diag(b) @ B @ torch.diag(d) @ A
 
 
+@wrong("as_lora", says="b is on A's rows")
+def b_on_a(A, B, d, b):
+    return b[:, None] * A, B
+
+
+@wrong("as_lora", says="are transposed")
+def both_transposed(A, B, d, b):
+    return (d[:, None] * A).T, (b[:, None] * B).T
+
+
 # --- through_four_bits ---------------------------------------------------------------------------------------------
 
 
@@ -476,3 +563,31 @@ def scale_in_eight_bits(block, levels):
 @wrong("through_four_bits", says="nothing was rounded")
 def as_it_was(block, levels):
     return block
+
+
+@wrong("through_four_bits", says="numbers of the levels, 0, 1, 2")
+def numbers_of_levels(block, levels):
+    return (block[:, None] / block.abs().max() - levels).abs().argmin(dim=1)
+
+
+@wrong("through_four_bits", says="how far the nearest level is, scaled back")
+def distances(block, levels):
+    absmax = block.abs().max()
+    return (block[:, None] / absmax - levels).abs().min(dim=1).values * absmax
+
+
+@wrong("through_four_bits", says="the most negative one")
+def no_abs_in_the_distance(block, levels):
+    absmax = block.abs().max()
+    return levels[(block[:, None] / absmax - levels).argmin(dim=1)] * absmax
+
+
+@wrong("through_four_bits", says="15 even steps")
+def rounded_to_sevenths(block, levels):
+    absmax = block.abs().max()
+    return (block / absmax * 7).round() / 7 * absmax
+
+
+@wrong("through_four_bits", says="turns every sign")
+def by_the_smallest(block, levels):
+    return levels[(block[:, None] / block.min() - levels).abs().argmin(dim=1)] * block.min()
