@@ -14,6 +14,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from lora_lab.attempt import Verdict
 from lora_lab.interview import drill_kinds
@@ -80,14 +81,17 @@ def judge(drill: Drill, value: object) -> Verdict:
         return Verdict(False, "not yet: look at the sign and the size first.")
     ratio = number / drill.answer
     size = "too large" if abs(ratio) > 1 else "too small"
-    near = " You are near: look for a slip in the arithmetic." if 0.9 < ratio < 1.1 else ""
+    look = "look for a slip in the arithmetic."
+    if drill.tolerance == 0:
+        look = "the whole number is asked exactly, so look for rounding, or for a slip in the arithmetic."
+    near = f" You are near: {look}" if 0.9 < ratio < 1.1 else ""
     return Verdict(False, f"not yet: {said(number, drill.unit)} is {size}.{near}")
 
 
 def read_number(value: object) -> Number | None:
     """The number that a learner gave: an int, a float, or a text with exactly one number in it; None for anything else.
 
-    >>> read_number("4,194,304"), read_number("0.39 %"), read_number("about 4.2e6"), read_number("8 x 4096")
+    >>> read_number("4,194,304"), read_number("0.39 %"), read_number("about 4.2 million"), read_number("8 x 4096")
     (4194304, 0.39, 4200000.0, None)
     """
     if isinstance(value, bool):
@@ -100,13 +104,15 @@ def read_number(value: object) -> Number | None:
         except Exception:
             return None
     text = re.sub(r"(?<=\d)[,_\s\u202f\u00a0](?=\d{3}(?!\d))", "", value[:200].replace("\u2212", "-"))
-    found = re.findall(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text)
+    number_and_word = r"(?<![\w.])([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?!\d|\.\d)(?:\s*(million|billion)s?\b)?"
+    found = re.findall(number_and_word, text)
     if len(found) != 1:
         return None
-    number = float(found[0])
+    digits, word = found[0]
+    number = float(Decimal(digits) * {"million": 10**6, "billion": 10**9}.get(word, 1))  # as written: 4.19 million
     if not math.isfinite(number):
         return None
-    return int(found[0]) if re.fullmatch(r"[-+]?\d+", found[0]) else number
+    return int(digits) if re.fullmatch(r"[-+]?\d+", digits) and not word else number
 
 
 def said(value: Number, unit: str) -> str:

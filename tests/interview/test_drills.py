@@ -257,6 +257,9 @@ def test_every_hint_belongs_to_a_mistake():
         (True, None),
         (None, None),
         ([1], None),
+        ("4.19 million", 4_190_000),
+        ("2.5 billions", 2_500_000_000),
+        ("4.194.304", None),
     ],
 )
 def test_reading_what_was_typed(text, number):
@@ -268,6 +271,15 @@ def test_reading_what_was_typed(text, number):
 def test_junk_is_answered_and_never_raises(kind, junk):
     verdict = drills.judge(drills.make(kind, 1), junk)
     assert not verdict.passed and verdict.message.startswith("not yet: ") and len(verdict.message) < 300
+
+
+def test_a_rounded_count_is_told_that_the_whole_number_is_asked():
+    drill = drills.make("gqa", 3)
+    assert drill.answer == 2_867_200
+    assert "asked exactly" in drills.judge(drill, "2.87 million").message
+    assert drills.judge(drill, "2.8672 million").passed
+    share = drills.make("share", 3)
+    assert "asked exactly" not in drills.judge(share, share.answer * 1.05).message
 
 
 def test_check_prints_the_message(capsys):
