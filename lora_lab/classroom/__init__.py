@@ -80,7 +80,11 @@ def _markdown(path: Path, text: str) -> None:
 
 def read_students(path: Path) -> list[str]:
     """The names in a file, one a line; empty lines and those that begin with # are left out."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not in UTF-8: save it again as a text file in UTF-8") from None
+    lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 

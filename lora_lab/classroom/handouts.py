@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from lora_lab import exercises
+from lora_lab import exercises, quizzes
 from lora_lab.classroom import outline
 
 if TYPE_CHECKING:
@@ -15,21 +15,28 @@ if TYPE_CHECKING:
 def handout(lesson: outline.Lesson) -> NotebookNode:
     """The lesson without solutions, hints, and any output that answers a guess, an exercise or a quiz.
 
-    Of the interview's questions the answers go and the questions stay.
+    A guess is open until a cell that is no explorer has shown something, or a heading comes: its answer may stand two
+    cells further down. Of the interview's questions the answers go and the questions stay. The lesson's own sentences
+    stay too, and the first one after a guess reads its answer out.
     """
     from nbformat import from_dict
 
-    made, section, guessed = from_dict(lesson.notebook), "", False
+    made, section, guessed, answered = from_dict(lesson.notebook), "", False, False
     cells = []
     for cell in made.cells:
         if cell.cell_type == "markdown":
-            guessed = bool(outline.GUESS.search(cell.source))
+            closes = answered and not cell.source.rstrip().endswith(":")
+            if outline.GUESS.search(cell.source):
+                guessed, answered = True, False
+            elif closes or re.search(r"^#{1,6} ", cell.source, re.MULTILINE):
+                guessed = False
             cell.source, section = _unfold(cell.source, section)
             if not cell.source.strip():
                 continue
         elif cell.cell_type == "code":
             about = "exercise" in cell.metadata.get("tags", []) or "practice." in cell.source
             if guessed or about:
+                answered = answered or (bool(cell.outputs) and "explorers." not in cell.source)
                 cell.outputs, cell.execution_count = [], None
         cells.append(cell)
     made.cells = cells
@@ -53,7 +60,7 @@ def _unfold(source: str, section: str) -> tuple[str, str]:
 
 
 def instructor_copy(lesson: outline.Lesson) -> NotebookNode:
-    """The lesson with its outputs, every fold open, minutes by section, and below each exercise what to expect."""
+    """The lesson with its outputs, every fold open, minutes by section, what to expect of exercises, quiz answers."""
     from nbformat import from_dict
     from nbformat.v4 import new_markdown_cell
 
@@ -72,6 +79,8 @@ def instructor_copy(lesson: outline.Lesson) -> NotebookNode:
         elif cell.get("id") in posed:
             waiting = posed[cell.id]
         cells.append(cell)
+        if cell.cell_type == "code" and "practice.quiz(" in cell.source and lesson.number in quizzes.lessons():
+            cells.append(new_markdown_cell(quiz(lesson.number), id="instructor-quiz"))
         if number == 0:
             cells.append(new_markdown_cell(timing(lesson), id="instructor-timing"))
     if waiting:
@@ -79,6 +88,15 @@ def instructor_copy(lesson: outline.Lesson) -> NotebookNode:
     made.cells = cells
     made.metadata.pop("lora_lab", None)
     return made
+
+
+def quiz(number: str) -> str:
+    """The answers of a lesson's quiz, with the reason, as a block quote of Markdown."""
+    lines = ["**For the instructor: the quiz.**", ""]
+    for question in quizzes.of(number):
+        right = next(option for option in question.options if option.right)
+        lines.append(f"- {question.ask} **{question.right}: {right.text}.** {right.say}")
+    return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
 def timing(lesson: outline.Lesson) -> str:

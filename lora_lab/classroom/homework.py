@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,10 @@ def make_class(
     files: dict[str, str] = {}
     for student in students:
         name = file_name(student)
-        if name in files:
-            raise ValueError(f"two students would share the file {name}: {files[name]!r} and {student!r}")
-        files[name] = student
+        if name.casefold() in files:  # on Windows and macOS Ada.ipynb and ADA.ipynb are one file
+            both = f"{files[name.casefold()]!r} and {student!r}"
+            raise ValueError(f"two students would share the file {name}: {both}; add a letter or a number to one")
+        files[name.casefold()] = student
     if not students:
         raise ValueError("a class needs students: give --students FILE or --seats N")
     taken: dict[str, set[Any]] = {kind: set() for kind in kinds}
@@ -66,15 +68,15 @@ def make_class(
 
 
 def file_name(student: str) -> str:
-    """The file of a student's homework: their name in letters that every system takes. Raises ValueError for none."""
-    stem = re.sub(r"[^\w.-]+", "_", student.strip(), flags=re.ASCII).strip("._")
+    """The file of a student's homework: their name in letters and digits. Raises ValueError where it has none."""
+    stem = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", student)).strip("._")[:60]
     if not stem:
         raise ValueError(f"no file can be named after {student!r}: use letters or digits")
     return f"{stem}.ipynb"
 
 
-def choose(lessons: Iterable[outline.Lesson], names: Sequence[str] = ()) -> list[outline.Posed]:
-    """The exercises of a homework: those named, or the most important of these lessons.
+def choose(lessons: Sequence[outline.Lesson], names: Sequence[str] = ()) -> list[outline.Posed]:
+    """The exercises of a homework: those named, or the most important of these lessons, from as many as there are.
 
     Raises ValueError for a name that none of the lessons poses.
     """
@@ -84,9 +86,13 @@ def choose(lessons: Iterable[outline.Lesson], names: Sequence[str] = ()) -> list
         raise ValueError(f"no exercise {unknown[0]!r} in these lessons: they have {', '.join(posed) or 'none'}")
     if names:
         return [posed[name] for name in names]
-    known = [task for name, task in posed.items() if name in exercises.every()]
-    known.sort(key=lambda task: -exercises.find(task.name).importance)
-    return known[:EXERCISES]
+    first = []  # of each lesson its most important, then of each its second, and so on
+    for lesson in lessons:
+        known = [task for task in lesson.exercises if task.name in exercises.every() and task.name in posed]
+        known.sort(key=lambda task: -exercises.find(task.name).importance)
+        first += enumerate(known)
+    first.sort(key=lambda pair: pair[0])
+    return [task for _, task in first[:EXERCISES]]
 
 
 def notebook(made: dict[str, Any], student: str, tasks: Iterable[tuple[outline.Lesson, outline.Posed]]) -> NotebookNode:
@@ -107,7 +113,7 @@ def notebook(made: dict[str, Any], student: str, tasks: Iterable[tuple[outline.L
     for number, (lesson, task) in enumerate(tasks, start=1):
         worth = handouts.points(task.name)
         heading = f"## Exercise {number}: {task.title} ({worth} {'point' if worth == 1 else 'points'})"
-        add(new_markdown_cell(f"{heading}\n\nFrom lesson {lesson.number}, {lesson.title}.\n\n{task.task}"))
+        add(new_markdown_cell(f"{heading}\n\n{_where(lesson, task)}\n\n{task.task}"))
         before = needed(lesson, task)
         if before:
             add(new_code_cell(before))
@@ -120,6 +126,12 @@ def notebook(made: dict[str, Any], student: str, tasks: Iterable[tuple[outline.L
         "lora_lab": {"student": student},
     }
     return new_notebook(cells=cells, metadata=metadata)
+
+
+def _where(lesson: outline.Lesson, task: outline.Posed) -> str:
+    """A sentence that says where an exercise comes from: its text may lean on what stands there."""
+    section = next((s.title for s in lesson.sections if any(p.stub is task.stub for p in s.exercises)), "")
+    return f"From lesson {lesson.number}, {lesson.title}: read *{section}* there first."
 
 
 HEAD = """# Homework: {student}

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,6 +120,7 @@ def _inside(entry: Submission) -> str:
 
 def _named(part: str, stems: dict[str, str]) -> str:
     """The student whose file name `part` is, or has in it as a word; the longest, should there be two."""
+    part = unicodedata.normalize("NFC", part)  # macOS writes é as two characters
     words = [stem for stem in stems if re.search(rf"(?<![^\W_]){re.escape(stem)}(?![^\W_])", part)]
     return stems[max(words, key=len)] if words else ""
 

@@ -27,6 +27,7 @@ DETAILS = re.compile(r"<details[^>]*>\s*<summary>(?P<summary>.*?)</summary>(?P<b
 # The statements that a notebook may always run: they compute nothing.
 DEFINES = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 MAGIC = re.compile(r"^(\s*)[%!?]", re.MULTILINE)
+QUIZ = re.compile(r"""practice\.quiz\(\s*["'](\d\d)["']""")
 CHECK = re.compile(r"""practice\.check\(\s*["'](\w+)["']""")
 
 
@@ -75,6 +76,11 @@ class Section:
     @property
     def guesses(self) -> list[str]:
         return [piece.text for piece in self.pieces if piece.kind == "guess"]
+
+    @property
+    def quizzes(self) -> list[str]:
+        """The lessons ("04") whose quiz it asks."""
+        return [n for piece in self.pieces if piece.kind == "code" for n in QUIZ.findall(piece.text)]
 
     @property
     def closing(self) -> bool:

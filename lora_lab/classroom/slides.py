@@ -8,6 +8,7 @@ Keys: right and left (or Page Down and Page Up) for the next and the last slide,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,15 +20,23 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 LINES = 12  # of code: what can be read from the last row; longer cells show their output alone
-FULL, PICTURE = 16, 13  # lines on a slide, and those that a picture takes
+ROOM = 14  # lines below a heading
+FULL, PICTURE = 16, 11  # lines on a slide, and those that a picture takes at least: it fills what is left
+TABLE, WIDE = 66, 100  # characters of a table's row that stand in one line, and with smaller letters
+SMALLEST = 0.6  # what is longer than a slide is set smaller, down to this
 STYLE = """
-main { max-width: 70rem; padding-bottom: 5rem; font-size: clamp(1.05rem, .6rem + 1.1vw, 1.7rem); }
-.slide pre { font-size: clamp(.85rem, .5rem + .85vw, 1.3rem); }
+main { max-width: 46em; padding: 1rem 1rem 4rem; font-size: max(1.05rem, min(1.9vw, 3.4vh)); }
+.slide pre { font-size: .82em; }
+.slide pre.wide { white-space: pre-wrap; }
 .slide { min-height: 60vh; border-bottom: 1px solid #767676; padding-bottom: 2rem; }
+.live .slide { min-height: 0; border: 0; padding: 0; }
 .slide:focus { outline: none; }
-.slide h2 { margin-top: .6rem; }
-.slide img { max-height: 54vh; width: auto; }
-.kind { color: #0b4f9e; font-weight: bold; margin: 1rem 0 0; }
+.slide h1 { font-size: 1.7em; margin: .3em 0 .5em; }
+.slide h2 { margin: .2em 0 .5em; }
+.slide td, .slide th { padding: .15em .5em; line-height: 1.35; }
+.even td { white-space: nowrap; }
+.slide img { max-height: max(12em, calc(100vh - 10.2em - var(--lines, 0) * 1.6em)); width: auto; }
+.kind { color: #0b4f9e; font-weight: bold; margin: 0; }
 nav.bar { position: fixed; right: 0; bottom: 0; left: 0; background: #fff; border-top: 1px solid #767676;
   padding: .4rem 1rem; display: flex; gap: 1rem; align-items: center; justify-content: center; }
 nav[hidden] { display: none; }
@@ -37,8 +46,8 @@ nav.bar button { font: inherit; padding: .2rem .9rem; }
   .slide, .slide[hidden] { display: block !important; border: 0; break-after: page; }
   .slide:last-of-type { break-after: auto; }
   main { font-size: 13pt; }
-  .slide pre { font-size: 11pt; }
   .slide img { max-height: 100mm; }
+  .slide tr { break-inside: avoid; }
 }
 """
 SCRIPT = """
@@ -53,7 +62,7 @@ function show(n, focus = true) {
   count.textContent = `${at + 1} of ${slides.length}`;
   if (location.hash !== "#" + slides[at].id) location.replace("#" + slides[at].id);
   window.scrollTo(0, 0);
-  if (focus) slides[at].focus();
+  if (focus) slides[at].focus({ preventScroll: true });
 }
 function overview() {
   if (!list.hidden) return show(at);
@@ -82,17 +91,25 @@ list.addEventListener("click", event => {
 });
 window.addEventListener("hashchange", () => { if (named() >= 0 && named() !== at) show(named()); });
 bar.hidden = false;
+document.getElementById("main").classList.add("live");
 show(Math.max(0, named()), false);
 """
 
 
 @dataclass
 class Slide:
-    """One slide: its heading, the word above it that says what to do, and what it shows."""
+    """One slide: its heading, the word above it that says what to do, and what it shows.
+
+    `section` is the title of the section that it belongs to, `exercise` that of the exercise that it poses; `lines` is
+    about how many lines of text stand beside a picture.
+    """
 
     title: str
     kind: str
     inside: Html
+    section: str = ""
+    exercise: str = ""
+    lines: int = 0
 
 
 def deck(lesson: outline.Lesson) -> str:
@@ -104,6 +121,8 @@ def deck(lesson: outline.Lesson) -> str:
         heading = tag("h1" if number == 1 else "h2", slide.title)
         kind = tag("p", slide.kind, class_="kind") if slide.kind else Html("")
         words = {"class_": "slide", "id": f"slide{number}", "tabindex": "-1", "role": "group"}
+        if slide.lines:
+            words["style"] = f"--lines: {slide.lines}"
         words |= {"aria_roledescription": "slide", "aria_label": f"{number} of {len(made)}"}
         shown.append(tag("section", kind, heading, slide.inside, **words))
     links = [
@@ -125,12 +144,14 @@ def slides(lesson: outline.Lesson) -> Iterator[Slide]:
     """The slides of a lesson, in its order."""
     folder = str(lesson.path.parent)
     head = "\n\n".join(piece.text for piece in lesson.opening if "Where it says" not in piece.text)
-    yield Slide(f"{lesson.number} {lesson.title}", "", pages.prose(head))
+    yield Slide(f"{lesson.number} {lesson.title}", "", _fitted(pages.prose(head), _long(head)))
     for section in lesson.sections:
         if section.title.startswith("In five lines"):
             yield Slide(section.title, "", pages.prose(_text(section.pieces)))
         elif not section.closing:
-            yield from _of(section, folder)
+            for slide in _of(section, folder):
+                slide.section = section.title
+                yield slide
 
 
 def _of(section: outline.Section, folder: str) -> Iterator[Slide]:
@@ -138,28 +159,55 @@ def _of(section: outline.Section, folder: str) -> Iterator[Slide]:
     posed = {id(exercise.stub): exercise for exercise in section.exercises}
     while at < len(run):
         piece = run[at]
-        if piece.kind == "guess":
-            before = run[at - 1] if at and run[at - 1].kind == "prose" else None
-            context = [before] if before and len(before.text.split()) < 60 else []
-            asked, at = at, _skip(run, at, "guess", "prose")
-            yield Slide(section.title, "Think, then vote", pages.prose(_text([*context, *run[asked:at]])))
-            end = at
-            while end < len(run) and run[end].kind == "code" and id(run[end].cell) not in posed:
-                end += 1
-            if end > at:
-                yield from _told(section.title, "Run it, read it out", run[at:end], run[end : end + 1], folder)
-            at = end
+        if piece.kind == "guess" and not _of_an_exercise(run, at, posed):
+            asked, at = [*_context(run, at), piece], at + 1
+            end = _skip(run, at, "guess", "prose")
+            text = _text([*asked, *run[at:end]])
+            shown = _fitted(pages.prose(text), _long(text), most=1.4)
+            yield Slide(section.title, "Think, then vote", shown)
+            at = _reading(run, end, posed) if end < len(run) and run[end].kind == "code" else end
+            if at > end:
+                yield from _told(section.title, "Run it, read it out", run[end:at], folder)
         elif piece.kind == "code" and id(piece.cell) in posed:
             exercise = posed[id(piece.cell)]
             kind = f"Your turn: {exercise.minutes} minutes"
             task = [pages.prose(exercise.task), pages.body([_without_outputs(exercise.stub)])]
-            yield Slide(exercise.title.capitalize() or section.title, kind, Html("".join(task)))
+            title = exercise.title[:1].upper() + exercise.title[1:]
+            yield Slide(title or section.title, kind, Html("".join(task)), exercise=exercise.title)
             at += 2 if exercise.check else 1
         elif piece.kind == "code" and _has_picture(piece.cell):
-            yield from _told(section.title, "Look", [piece], run[at + 1 : at + 2], folder)
-            at += 1
+            end = _reading(run, at, posed)
+            yield from _told(section.title, "Look", run[at:end], folder)
+            at = end
         else:
             at += 1
+
+
+def _of_an_exercise(run: list[outline.Piece], at: int, posed: dict[int, outline.Posed]) -> bool:
+    """Whether a guess stands in what poses an exercise: then its slide is the exercise's."""
+    end = _skip(run, at, "guess", "prose")
+    return end < len(run) and id(run[end].cell) in posed
+
+
+def _context(run: list[outline.Piece], at: int) -> list[outline.Piece]:
+    """The paragraph that a guess leans on, where it is short: the one before it, or before the code in between."""
+    while at and run[at - 1].kind == "code":
+        at -= 1
+    before = run[at - 1 : at]
+    short = [piece for piece in before if piece.kind == "prose" and len(piece.text.split()) < 60]
+    return [piece for piece in short if not piece.text.endswith(":")]
+
+
+def _reading(run: list[outline.Piece], at: int, posed: dict[int, outline.Posed]) -> int:
+    """Where cells and the paragraph that reads them out end; after a colon comes what it announces."""
+    while True:
+        while at < len(run) and run[at].kind == "code" and id(run[at].cell) not in posed:
+            at += 1
+        text = ""
+        while at < len(run) and run[at].kind == "prose" and (not text or text.endswith(":")):
+            text, at = run[at].text, at + 1
+        if not text.endswith(":") or at == len(run) or run[at].kind != "code" or id(run[at].cell) in posed:
+            return at
 
 
 def _skip(run: list[outline.Piece], at: int, *kinds: str) -> int:
@@ -183,32 +231,77 @@ def _without_outputs(cell: NotebookNode) -> NotebookNode:
     return bare
 
 
-def _told(title: str, kind: str, run: list[outline.Piece], after: list[outline.Piece], folder: str) -> Iterator[Slide]:
+def _told(title: str, kind: str, run: list[outline.Piece], folder: str) -> Iterator[Slide]:
     """Cells and the sentences that are read out after them, on as many slides as they fill."""
-    parts = [part for piece in run for part in _parts(piece.cell, folder)]
-    if after and after[0].kind == "prose":
-        parts.append((len(after[0].text) / 75 + 1, pages.prose(after[0].text)))
-    on_this, filled = [], 0.0
-    for size, part in parts:
-        if on_this and filled + size > FULL:
-            yield Slide(title, kind, Html("".join(on_this)))
-            on_this, filled = [], 0.0
-        on_this.append(part)
-        filled += size
-    yield Slide(title, kind, Html("".join(on_this)))
+    speaks = any(piece.kind == "code" and piece.cell.outputs for piece in run)
+    parts: list[tuple[float, bool, Html]] = []  # lines, whether it is a picture, and what it is
+    for piece in run:
+        if piece.kind == "prose":
+            parts.append((len(piece.text) / 75 + 1, False, pages.prose(piece.text)))
+        elif piece.cell.outputs or not speaks:
+            parts += _parts(piece.cell, folder)
+    on_this: list[tuple[float, bool, Html]] = []
+    for part in [*parts, None]:
+        if on_this and (part is None or sum(size for size, _, _ in on_this) + part[0] > FULL):
+            text = sum(size for size, picture, _ in on_this if not picture)
+            pictured = any(picture for _, picture, _ in on_this)
+            yield Slide(
+                title,
+                kind,
+                Html("".join(html for _, _, html in on_this)),
+                lines=round(text) if text and pictured else 0,
+            )
+            on_this = []
+        if part:
+            on_this.append(part)
 
 
-def _parts(cell: NotebookNode, folder: str) -> Iterator[tuple[float, Html]]:
+def _parts(cell: NotebookNode, folder: str) -> Iterator[tuple[float, bool, Html]]:
     """A cell's code, where slides show it, and each of its outputs, with about how many lines each takes there."""
     from nbformat import from_dict
 
-    lines = cell.source.count("\n") + 2
+    lines = sum(1 + len(line) // pages.WIDEST for line in cell.source.splitlines()) + 1
     if not cell.outputs or not (_has_picture(cell) or lines > LINES):
-        yield lines, pages.body([_without_outputs(cell)], folder)
+        yield lines, False, pages.body([_without_outputs(cell)], folder)
     for output in cell.outputs:
         shown = from_dict(cell)
         shown.outputs, shown.metadata["transient"] = [output], {"remove_source": True}
         data = output.get("data", {})
-        said = output.get("text", "") or data.get("text/plain", "")
-        size = PICTURE if "image/png" in data else 1.4 * data.get("text/html", "").count("<tr") or said.count("\n") + 1
-        yield size, pages.body([shown], folder)
+        picture = "image/png" in data
+        size = PICTURE if picture else _lines(output)
+        html = pages.body([shown], folder)
+        widest = max(map(len, _rows(output)), default=0)
+        if 0 < widest < WIDE:  # no cell of it breaks a line
+            html = tag("div", html, class_="even")
+        scale = max(SMALLEST, min(1, FULL / size, TABLE / widest if 0 < widest < WIDE else 1))
+        yield min(size * scale, FULL), picture, _sized(html, scale)
+
+
+def _lines(output: NotebookNode) -> float:
+    """About how many lines of a slide a table or a text takes."""
+    rows = _rows(output)
+    if rows:
+        return 1.5 + sum(1.25 * (1 + len(row) // WIDE) for row in rows)
+    said = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+    return said.count("\n") + 2
+
+
+def _rows(output: NotebookNode) -> list[str]:
+    """The rows of a table, as text: a space for each cell's edge."""
+    rows = re.findall(r"<tr.*?</tr>", output.get("data", {}).get("text/html", ""), re.DOTALL)
+    return [re.sub(r"(<[^>]+>|\s)+", "  ", row).strip() for row in rows]
+
+
+def _long(text: str) -> float:
+    """About how many lines of a slide some Markdown takes."""
+    return sum(1 + len(line) / 80 if line.strip() else 0.6 for line in text.splitlines())
+
+
+def _fitted(inside: Html, size: float, most: float = 1) -> Html:
+    """Text that takes `size` lines, in letters with which it fills a slide; `most` times as large at most."""
+    # Larger letters make lines both higher and longer: the root of what is to spare, or lacking.
+    return _sized(inside, min(most, max(SMALLEST, (ROOM / size) ** 0.5)))
+
+
+def _sized(inside: Html, scale: float) -> Html:
+    return inside if 0.98 < scale < 1.02 else tag("div", inside, style=f"font-size: {scale:.2f}em")
