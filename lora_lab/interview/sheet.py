@@ -188,9 +188,9 @@ def _speed() -> list[Html]:
     ahead = flops.forward(shape, LENGTH, rank=RANK) / flops.forward(shape, LENGTH) - 1
     return [
         items(
-            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, r = {RANK}, {LENGTH} tokens). The "
+            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, {at_rank(RANK)}, {LENGTH} tokens). The "
             "backward pass still goes through every frozen matrix; only their own gradients are saved.",
-            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, r = {RANK}); small products "
+            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, {at_rank(RANK)}); small products "
             "cost more time than FLOPs.",
             "Merged: no extra work. But bfloat16 rounds the update, 4 bits can lose most of it, and one W serves "
             "one task. Keep the adapter's file.",
@@ -222,7 +222,7 @@ def _sentences() -> list[Html]:
         ("Updates are low-rank.", "A low rank can suffice; full updates, where measured, are not low."),
         ("Merging is free.", "No latency, yes; but it rounds, and ends swapping."),
         (f"An {RANK}-page summary.", f"{pages} pages: A has {RANK} and so has B."),
-        ("Under 1 %.", f"At common ranks; r = {4 * TALL} on all linear layers of {MODELS[0]} is {percent(most)}."),
+        ("Under 1 %.", f"At common ranks; {at_rank(4 * TALL)} on all linear layers of {MODELS[0]} is {percent(most)}."),
     )
     return [tag("ul", *(tag("li", prose(f"Not: {wrong} "), tag("b", prose(right))) for wrong, right in pairs))]
 
