@@ -34,6 +34,7 @@ def unmerge_to_the_bit(attempt: Attempt) -> str:
     import torch
 
     merge, unmerge = attempt.several(attempt.answer, 2, "the answer (merge, unmerge)")
+    expect(callable(merge) and callable(unmerge), "pass both functions, without brackets: one of the two is none.")
     layer = patient()(5, 4)
     plain, first = _weight(layer).clone(), layer.delta()
     for again in (False, True):
@@ -46,12 +47,13 @@ def unmerge_to_the_bit(attempt: Attempt) -> str:
         with quiet(), torch.no_grad():  # tomorrow's adapter
             layer.A.mul_(1.5)
             layer.B.copy_(0.3 * torch.randn(layer.B.shape) + 0.2)
-        handed = layer.B.detach().clone()
+        handed = layer.A.detach().clone(), layer.B.detach().clone()
         attempt(layer, may_change=True, of=unmerge)
         back = attempt.array(_weight(layer), (5, 4), "the weight after unmerge")
         if not torch.equal(_weight(layer), plain):
             _blame(back, plain, delta, layer.delta())
-        expect(torch.equal(layer.B, handed), "unmerge changes A or B: only the weight is its business.")
+        same = torch.equal(layer.A, handed[0]) and torch.equal(layer.B, handed[1])
+        expect(same, "unmerge changes A or B: only the weight is its business.")
     return "It costs a second copy of the weight, and nothing is rounded."
 
 
@@ -66,8 +68,8 @@ def _mistakes(plain: Any, delta: Any, first: Any, call: int, again: bool) -> dic
     """What may be in the weight after merge was called once or twice, for the first time or again."""
     if again and call == 1:
         return {
-            "merged a second time, with a new A and B, the weight is still the plain one. Was what you kept the first "
-            "time forgotten? As long as it is there, your merge believes that all is in the weight.": plain,
+            "merged again after an unmerge, the weight is still the plain one: your merge believes that all is in it. "
+            "Unmerge must forget what was kept (hasattr is true for None as well), and take back a flag.": plain,
             "the second merge put the *first* update in again: ask layer.delta() anew.": plain + first,
             "the second merge holds both updates, the old one and the new one.": plain + first + delta,
         }
@@ -77,6 +79,7 @@ def _mistakes(plain: Any, delta: Any, first: Any, call: int, again: bool) -> dic
             "the update was taken away instead of added.": plain - delta,
             "only the update is in the weight: W + s B A was wanted.": delta,
             "s is counted twice: layer.delta() has it already.": plain + 2 * delta,
+            "s is left out: layer.delta() is s B A.": plain + delta / 2,
         }
     return {
         "merge was called twice, and the update is in the weight twice: if it is in there, do nothing.": (
@@ -90,8 +93,8 @@ def _blame(back: Any, plain: Any, delta: Any, now: Any) -> None:
     """Raise NotYet with what `back` is, since it is not the plain weight to the bit."""
     if close(back, plain + delta, NEAR):
         raise NotYet(
-            "after unmerge the weight is still the merged one: put the kept one back. (If you kept it without a copy, "
-            "+= changed it as well.)"
+            "after unmerge the weight is still the merged one: put the kept one back. (If you kept the Parameter, or a "
+            "tensor without a copy, += changed it as well.)"
         )
     if close(back, plain + delta - now, NEAR):
         raise NotYet(
@@ -135,12 +138,15 @@ def tied_to(attempt: Attempt) -> str:
     model["twin"].weight = nn.Parameter(model["body"].weight.data)  # another object around the same numbers
     model["copy"].weight = nn.Parameter(model["body"].weight.data.clone())  # equal numbers in another place
     before = {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
-    one = "one matrix has two names here, and named_parameters() hides the second: remove_duplicate=False."
-    memory = "two parameters can be two objects and share their memory: compare data_ptr(), not the objects."
+    one = (
+        "one matrix has two names here, and yours misses the other. named_parameters() hides the second, unless you say "
+        "remove_duplicate=False; and p.data is a new object each time, so compare data_ptr()."
+    )
+    memory = "two parameters can be two objects and share their memory: compare data_ptr() (mind the brackets), not the objects."
     apart = "equal numbers in two places are not tied: changing one leaves the other. Compare where they lie."
     for name, right, missing, extra in (
-        ("head.weight", ["embed.weight"], one, "embed.weight alone shares the memory of head.weight."),
         ("embed.weight", ["head.weight"], one, "head.weight alone shares the memory of embed.weight."),
+        ("head.weight", ["embed.weight"], one, "embed.weight alone shares the memory of head.weight."),
         ("twin.weight", ["body.weight"], memory, apart),
         ("body.weight", ["twin.weight"], memory, apart),
         ("copy.weight", [], "", apart),
@@ -195,6 +201,7 @@ def file_key(attempt: Attempt) -> str:
         ("module._orig_mod.", right, "pirate"),
         ("_orig_mod.module.", right, "default"),
         ("", right, "model"),
+        ("", right, "old-pirate"),
         ("module.", inner, ""),
         ("", inner, "default"),
         ("", default, "default"),
@@ -217,6 +224,8 @@ def _fault(got: str, wanted: str, prefix: str, name: str) -> str:
         return "A wrapper's prefix is still there: _orig_mod. and module., in any order, do not belong in the file."
     if wanted.count("base_model.") == 2 and got.count("base_model.") < 2:
         return "An adapter on an adapted model has base_model. twice: cut before the *first* one."
+    if got.replace(".", "") == wanted.replace(".", ""):
+        return "The parts are joined without dots, or with too many."
     if not got.startswith("base_model."):
         if prefix:
             return "The front was cut in the wrong place: strip() takes letters, not words. Use removeprefix, or split."
@@ -230,5 +239,7 @@ def _fault(got: str, wanted: str, prefix: str, name: str) -> str:
     if ".default." in wanted and ".default." not in got:
         return "This model has a layer that is called default: only what stands between lora_A and weight goes."
     if "lora_" not in got:
-        return "lora_A or lora_B, which of the two matrices it is, belongs in the file."
+        return (
+            "lora_A or lora_B, which of the two matrices it is, belongs in the file. (A path has any number of parts.)"
+        )
     return "That is not the key that belongs in the file:"

@@ -90,6 +90,50 @@ def what_stayed(model, step):
     return [n for n, p in model.named_parameters() if torch.equal(p, before[n])]
 
 
+@wrong("moved", says="the return inside of the loop")
+def returns_the_first(model, step):
+    before, found = {n: p.detach().clone() for n, p in model.named_parameters()}, []
+    step()
+    for n, p in model.named_parameters():
+        if not torch.equal(p, before[n]):
+            found.append(n)
+            return found
+    return found
+
+
+@wrong("moved", says="made before the step")
+def copies_too_late(model, step):
+    step()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    return [n for n, p in model.named_parameters() if not torch.equal(p, before[n])]
+
+
+@wrong("moved", says="compare the numbers")
+def by_identity(model, step):
+    before = copy.deepcopy(model)
+    step()
+    return [n for (n, p), old in zip(model.named_parameters(), before.parameters(), strict=True) if p is not old]
+
+
+@wrong("moved", says="or the first")
+def first_entries(model, step):
+    before = {n: p.flatten()[0].item() for n, p in model.named_parameters()}
+    step()
+    return [n for n, p in model.named_parameters() if p.flatten()[0].item() != before[n]]
+
+
+@wrong("moved", says="let one that differs be enough")
+def all_entries_differ(model, step):
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    step()
+    return [n for n, p in model.named_parameters() if (p != before[n]).all()]
+
+
+@wrong("moved", says="is there a return?")
+def prints_them(model, step):
+    by_copies(model, step)
+
+
 @wrong("moved", says="called 2 times")
 def two_steps(model, step):
     step()
@@ -193,6 +237,29 @@ def switches_the_adapter_off(layer, x):
     out, plain = layer(x), (x @ layer.A.T) @ layer.B.T
     layer.B.data.zero_()
     return (((out - layer(x)) * plain).sum() / plain.square().sum()).item()
+
+
+@wrong("measured_scaling", says="the other way round")
+def base_less_output(layer, x):
+    added, plain = layer.base(x) - layer(x), (x @ layer.A.T) @ layer.B.T
+    return ((added * plain).sum() / plain.square().sum()).item()
+
+
+@wrong("measured_scaling", says="1 for any factor")
+def cosine(layer, x):
+    added, plain = layer(x) - layer.base(x), (x @ layer.A.T) @ layer.B.T
+    return ((added * plain).sum() / plain.norm() / added.norm()).item()
+
+
+@wrong("measured_scaling", says="takes its square")
+def divided_by_the_length(layer, x):
+    added, plain = layer(x) - layer.base(x), (x @ layer.A.T) @ layer.B.T
+    return ((added * plain).sum() / plain.norm()).item()
+
+
+@wrong("measured_scaling", says="norms cannot be subtracted")
+def norms_subtracted(layer, x):
+    return ((layer(x).norm() - layer.base(x).norm()) / ((x @ layer.A.T) @ layer.B.T).norm()).item()
 
 
 # --- merge_error ---------------------------------------------------------------------------------------------------
@@ -307,6 +374,37 @@ def whether_it_is_small(layer, x):
     return on_a_trained_copy(layer, x) < 1e-4
 
 
+@wrong("merge_error", says="take abs() before max()")
+def abs_after_max(layer, x):
+    probe = as_if_trained(copy.deepcopy(layer))
+    apart = probe(x)
+    probe.merge()
+    return (probe(x) - apart).max().abs().item()
+
+
+@wrong("merge_error", says="the smallest difference")
+def smallest(layer, x):
+    probe = as_if_trained(copy.deepcopy(layer))
+    apart = probe(x)
+    probe.merge()
+    return (probe(x) - apart).abs().min().item()
+
+
+@wrong("merge_error", says="a minus takes from a plus")
+def plain_mean(layer, x):
+    probe = as_if_trained(copy.deepcopy(layer))
+    apart = probe(x)
+    probe.merge()
+    return (probe(x) - apart).mean().item()
+
+
+@wrong("merge_error", says="the layer's own merge()")
+def merges_by_hand(layer, x):
+    probe = as_if_trained(copy.deepcopy(layer))
+    by_hand = nn.functional.linear(x, probe.base.weight + probe.delta(), probe.base.bias)
+    return (by_hand - probe(x)).abs().max().item()
+
+
 # --- unmerge_to_the_bit --------------------------------------------------------------------------------------------
 
 
@@ -346,6 +444,19 @@ def puts_the_parameter_back(layer):
 
 right_value("unmerge_to_the_bit", (keeps_the_weight, gives_it_back), "keeps the weight")
 right_value("unmerge_to_the_bit", (keeps_a_copy, copies_it_back), "keeps a copy")
+
+
+def keeps_the_base(layer):
+    if getattr(layer, "plain", None) is None:
+        layer.plain = copy.deepcopy(layer.base)
+        layer.base.weight.data += layer.delta()
+
+
+def puts_the_base_back(layer):
+    layer.base, layer.plain = layer.plain, None
+
+
+right_value("unmerge_to_the_bit", (keeps_the_base, puts_the_base_back), "keeps the base")
 right_value("unmerge_to_the_bit", (merges_by_method, puts_the_parameter_back), "keeps the parameter")
 
 
@@ -426,11 +537,42 @@ def only_keeps(layer):
     layer.kept = layer.base.weight.data
 
 
+def asks_hasattr(layer):
+    if not hasattr(layer, "kept"):
+        layer.kept = layer.base.weight.data.clone()
+        layer.base.weight.data += layer.delta()
+
+
+def without_s(layer):
+    if getattr(layer, "kept", None) is None:
+        layer.kept = layer.base.weight.data
+        layer.base.weight.data = layer.kept + layer.B.data @ layer.A.data
+
+
+def keeps_the_parameter(layer):
+    if getattr(layer, "kept", None) is None:
+        layer.kept = layer.base.weight
+        layer.base.weight.data = layer.kept.data + layer.delta()
+
+
+def puts_the_same_parameter_back(layer):
+    layer.base.weight, layer.kept = layer.kept, None
+
+
+def clears_the_adapter(layer):
+    gives_it_back(layer)
+    layer.A.data.zero_()
+
+
 for functions, says in {
+    (asks_hasattr, gives_it_back): "true for None as well",
+    (without_s, gives_it_back): "s is left out",
+    (keeps_the_parameter, puts_the_same_parameter_back): "If you kept the Parameter",
+    (keeps_the_weight, clears_the_adapter): "changes A or B",
     (by_its_own_method, by_its_own_unmerge): "make *now*",
     (keeps_the_same_tensor, gives_it_back): "still the merged one",
     (merges_every_time, forgets_nothing): "in the weight twice",
-    (keeps_for_ever, forgets_nothing): "the first time forgotten",
+    (keeps_for_ever, forgets_nothing): "Unmerge must forget",
     (keeps_the_update, subtracts_the_update): "to add and subtract rounds",
     (scales_again, gives_it_back): "s is counted twice",
     (subtracts_first, gives_it_back): "taken away instead of added",
@@ -490,6 +632,23 @@ def the_same_object(model, name):
 def equal_numbers(model, name):
     every = dict(model.named_parameters(remove_duplicate=False))
     return [n for n, p in every.items() if torch.equal(p, every[name]) and n != name]
+
+
+@wrong("tied_to", says="a new object each time")
+def the_same_data(model, name):
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n, p in every.items() if p.data is every[name].data and n != name]
+
+
+@wrong("tied_to", says="return []")
+def none_for_nobody(model, name):
+    return by_place(model, name) or None
+
+
+@wrong("tied_to", says="mind the brackets")
+def not_called(model, name):
+    every = dict(model.named_parameters(remove_duplicate=False))
+    return [n for n, p in every.items() if p.data_ptr == every[name].data_ptr and n != name]
 
 
 @wrong("tied_to", says="itself is in the list")
@@ -598,6 +757,24 @@ def always_drops_a_part(key):
 @wrong("file_key", says=".weight belongs in the file")
 def without_weight(key):
     return by_parts(key).removesuffix(".weight")
+
+
+@wrong("file_key", says="'old-pirate', is still in it")
+def names_of_letters(key):
+    return re.sub(r"\.(lora_[AB])\.\w+\.weight$", r".\1.weight", "base_model." + key.split("base_model.", 1)[-1])
+
+
+@wrong("file_key", says="any number of parts")
+def five_parts(key):
+    parts = ("base_model." + key.split("base_model.", 1)[-1]).split(".")
+    if len(parts) > 5:
+        del parts[-2]
+    return ".".join(parts)
+
+
+@wrong("file_key", says="joined without dots")
+def without_dots(key):
+    return by_parts(key).replace(".", "")
 
 
 @wrong("file_key", says="is still in it")
