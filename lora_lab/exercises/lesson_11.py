@@ -265,7 +265,7 @@ def measured_scaling(attempt: Attempt) -> str:
                 ),
                 "the other way round: the layer's output less the base's, or the sign is turned.": -factor,
                 "that is the attribute `rank`: measure, from outputs.": float(layer.rank),
-                "that is 1 for any factor: the cosine, or what is added over an update that has the factor in it already.": (
+                "that is 1 for any factor: the cosine, or a division by an update that has the factor in it.": (
                     (added * plain).sum() / added.norm() / plain.norm()
                 ),
                 "divided by the length of the plain update; the factor takes its square.": (

@@ -139,10 +139,13 @@ def tied_to(attempt: Attempt) -> str:
     model["copy"].weight = nn.Parameter(model["body"].weight.data.clone())  # equal numbers in another place
     before = {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
     one = (
-        "one matrix has two names here, and yours misses the other. named_parameters() hides the second, unless you say "
-        "remove_duplicate=False; and p.data is a new object each time, so compare data_ptr()."
+        "one matrix has two names here, and yours misses the other. named_parameters() hides the second, unless you "
+        "say remove_duplicate=False; and p.data is a new object each time, so compare data_ptr()."
     )
-    memory = "two parameters can be two objects and share their memory: compare data_ptr() (mind the brackets), not the objects."
+    memory = (
+        "two parameters can be two objects and share their memory: compare data_ptr() (mind the brackets), and not the "
+        "objects."
+    )
     apart = "equal numbers in two places are not tied: changing one leaves the other. Compare where they lie."
     for name, right, missing, extra in (
         ("embed.weight", ["head.weight"], one, "head.weight alone shares the memory of embed.weight."),

@@ -622,7 +622,7 @@ def doubles_hidden(model, name):
     return [n for n, p in every.items() if p.data_ptr() == place and n != name]
 
 
-@wrong("tied_to", says="not the objects")
+@wrong("tied_to", says="mind the brackets")
 def the_same_object(model, name):
     every = dict(model.named_parameters(remove_duplicate=False))
     return [n for n, p in every.items() if p is every[name] and n != name]
