@@ -47,6 +47,8 @@ math { font-size: 1.1em; }
   main { max-width: none; padding: 0; }
   .skip, nav { display: none; }
   pre, pre.wide { white-space: pre-wrap; }
+  .wide { overflow: visible; }
+  .wide table { font-size: .8em; }
   pre, img, table, blockquote { break-inside: avoid; }
   h1, h2, h3, h4 { break-after: avoid; }
 }

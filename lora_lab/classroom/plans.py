@@ -158,7 +158,7 @@ def written(lessons: Sequence[outline.Lesson], length: int) -> str:
         votes += [f"- minute {at}, lesson {step.lesson}, {step.what}: {ask}" for ask in step.asks]
         at += step.minutes
     lines += ["", "## Guesses to put to the vote", ""]
-    lines += ["The slide after a question has the answer. One that belongs to an exercise is answered by the exercise.", "", *votes]
+    lines += ["The slide after a question has the answer; one that belongs to an exercise, the exercise.", "", *votes]
     lines += ["", "What the plan leaves out is reading for home; the exercises left out too.", ""]
     return "\n".join(lines)
 

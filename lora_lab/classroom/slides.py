@@ -35,7 +35,8 @@ main { max-width: 46em; padding: 1rem 1rem 4rem; font-size: max(1.05rem, min(1.9
 .slide h2 { margin: .2em 0 .5em; }
 .slide td, .slide th { padding: .15em .5em; line-height: 1.35; }
 .even td { white-space: nowrap; }
-.slide img { max-height: max(12em, calc(100vh - 10.2em - var(--lines, 0) * 1.6em)); width: auto; }
+.slide img { height: max(12em, calc(100vh - 10.2em - var(--lines, 0) * 1.6em)); width: auto;
+  object-fit: contain; object-position: left top; }
 .kind { color: #0b4f9e; font-weight: bold; margin: 0; }
 nav.bar { position: fixed; right: 0; bottom: 0; left: 0; background: #fff; border-top: 1px solid #767676;
   padding: .4rem 1rem; display: flex; gap: 1rem; align-items: center; justify-content: center; }
@@ -46,7 +47,7 @@ nav.bar button { font: inherit; padding: .2rem .9rem; }
   .slide, .slide[hidden] { display: block !important; border: 0; break-after: page; }
   .slide:last-of-type { break-after: auto; }
   main { font-size: 13pt; }
-  .slide img { max-height: 100mm; }
+  .slide img { height: 100mm; }
   .slide tr { break-inside: avoid; }
 }
 """

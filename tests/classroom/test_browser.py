@@ -140,6 +140,20 @@ def test_slides_print_one_to_a_page(kit, page, lesson):
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) == len(list(slides.slides(lesson)))
 
 
+@pytest.mark.parametrize("number", ["03", "06", "07", "09"])
+def test_a_real_deck_fits_the_screen_and_one_page_each(page, tmp_path, number):
+    lesson = outline.read(next((ROOT / "notebooks").glob(f"{number}_*.ipynb")))
+    (tmp_path / "deck.html").write_text(slides.deck(lesson), encoding="utf-8")
+    opened(page, tmp_path / "deck.html")
+    count = page.locator(".slide").count()
+    for number in range(1, count + 1):
+        assert page.evaluate("document.documentElement.scrollHeight") <= 720, f"slide {number} is cut"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280, f"slide {number} is cut"
+        page.keyboard.press("ArrowRight")
+    printed = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == count
+
+
 def test_a_handout_is_wide_enough_for_a_phone_and_its_long_lines_scroll_by_keys(kit, page):
     page.set_viewport_size({"width": 360, "height": 720})
     opened(page, kit / "handouts" / "04_small.html")

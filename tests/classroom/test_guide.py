@@ -36,7 +36,8 @@ def test_the_commands_in_their_order(tmp_path, monkeypatch, capsys):
         assert main(line.split()[3:]) == 0, line
     said = capsys.readouterr().out
     assert "2 lessons and 2 students: kit" in said and "2 submissions, 2 students: marks.csv" in said
-    rows = Path("marks.csv").read_text(encoding="utf-8").splitlines()
+    rows = Path("marks.csv").read_text(encoding="utf-8-sig").splitlines()
+    assert Path("marks.csv").read_bytes()[:3] == b"\xef\xbb\xbf", "Excel reads names with accents"
     assert rows[0] == "student,item,points,out of,message" and sum(",total,0," in row for row in rows) == 2
     named = re.findall(r"^\| `(\S+)` \|", GUIDE, re.MULTILINE)
     assert sorted(named) == sorted(path.name for path in Path("kit").iterdir())

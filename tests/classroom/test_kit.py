@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lora_lab import classroom, exercises, reading_time
+from lora_lab import classroom, exercises, quizzes, reading_time
 from lora_lab.__main__ import main
-from lora_lab.classroom import handouts, homework, outline, plans
+from lora_lab.classroom import handouts, homework, marking, outline, plans, slides
 from lora_lab.interview import drills
 from tests.classroom.conftest import ALT, SECRET_WORDS, SOLUTION, STUDENTS
 
@@ -79,14 +81,46 @@ def test_handouts_keep_the_rest(kit):
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.path.stem)
 def test_no_handout_of_a_real_lesson_has_a_fold_or_an_exercises_output(lesson):
     made = handouts.handout(lesson)
+    prose = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+    assert "<details" not in prose and "</summary>" not in prose
     text = "\n".join(cell.source for cell in made.cells)
-    assert "<details" not in text and "</summary>" not in text
     for posed in lesson.exercises:
         for code in re.findall(r"```python\n(.*?)```", posed.solution, re.DOTALL):
             assert code not in text
     for cell in made.cells:
         if "exercise" in cell.metadata.get("tags", []) or "practice." in cell.source:
             assert not cell.get("outputs")
+
+
+def guess(*outputs_below):
+    """A handout of: a guess, then cells and sentences in turn. A cell is given as (source, its output), or a string."""
+    cells = [new_markdown_cell("## 1. One\n\n**Guess first.** How large?")]
+    for below in outputs_below:
+        said = [] if isinstance(below, str) else [new_output("stream", name="stdout", text=below[1])]
+        cells.append(new_markdown_cell(below) if isinstance(below, str) else new_code_cell(below[0], outputs=said))
+    lesson = outline.Lesson("04", "x", Path("04_x.ipynb"), new_notebook(cells=cells), [], [], 1)
+    return [o.text for c in handouts.handout(lesson).cells if c.cell_type == "code" for o in c.outputs]
+
+
+def test_an_answer_further_down_is_hidden_too():
+    late, own = ("print(1)", "late"), ("print(2)", "own")
+    assert guess(late, "It is one.", own) == ["own"]
+    assert guess(("loss = 1", ""), "Look at the end of:", late, "It is one.", own) == ["own"]
+    assert guess(("explorers.dial()", "a picture"), "Five settings.", late, "One.", own) == ["own"]
+    assert guess("## 2. Another", own) == ["own"]
+
+
+def test_the_teachers_copy_has_the_quizs_answers(lesson):
+    copy = handouts.instructor_copy(next(one for one in LESSONS if one.number == "04"))
+    text = "\n".join(cell.source for cell in copy.cells)
+    for question in quizzes.of("04"):
+        right = next(option for option in question.options if option.right)
+        assert f"{question.ask} **{question.right}: {right.text}.** {right.say}" in text
+        assert right.say not in everything_of(handouts.handout(LESSONS[4]))
+
+
+def everything_of(notebook) -> str:
+    return nbformat.writes(notebook).encode().decode("unicode_escape", "replace")
 
 
 def test_the_teachers_copy_has_all(kit, lesson):
@@ -142,6 +176,26 @@ def test_a_plan_has_sections_guesses_and_exercises(kit):
     }
 
 
+def test_a_plan_says_which_slides_to_show_and_what_there_is_no_time_for():
+    text = plans.written(LESSONS[3:5], 50)
+    assert "No time for lesson 04." in text and "no class has been timed" in text
+    deck = list(slides.slides(LESSONS[3]))
+    rows = [line.split(" | ") for line in text.splitlines() if re.match(r"\| \d+ \| \d+ \| 03", line)]
+    assert len(rows) > 5
+    for row in rows:
+        for part in row[4].split(", "):
+            for number in map(int, part.split(" to ")):
+                slide = deck[number - 1]
+                assert row[3] == (f"Exercise: {slide.exercise}" if slide.exercise else slide.section), row
+    assert re.search(r"\| 4 \|  \| Questions, and what took longer", text), "8 % of 50"
+    quiz = next(section for section in LESSONS[3].sections if section.title == "Quiz")
+    assert plans.taught(quiz) == quiz.minutes + len(quizzes.of("03"))
+
+
+def test_ranges():
+    assert plans.ranges([2, 3, 4, 7, 9, 10]) == "2 to 4, 7, 9 to 10" and plans.ranges([]) == ""
+
+
 def test_a_class_too_short_to_plan(lesson):
     with pytest.raises(ValueError, match="20 at least"):
         plans.plan([lesson], 15)
@@ -194,11 +248,35 @@ def test_a_kit_made_again_keeps_its_numbers(lesson, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "students, says", [([], "needs students"), (["a b", "a_b"], "share the file"), (["///"], "no file can be named")]
+    "students, says",
+    [
+        ([], "needs students"),
+        (["a b", "a_b"], "share the file"),
+        (["///"], "no file can be named"),
+        (["Ada", "ADA"], "share the file"),
+    ],
 )
 def test_classes_that_cannot_be(students, says):
     with pytest.raises(ValueError, match=says):
         homework.make_class(students, "s")
+
+
+@pytest.mark.parametrize("student", ["李雷", "Søren Holm", "O'Brien, Sean", "Ольга", "محمد"])
+def test_a_name_in_any_alphabet_makes_a_file_that_is_found_again(student):
+    name = homework.file_name(student)
+    assert re.fullmatch(r"[\w-]+\.ipynb", name)
+    for handed_in in (name, f"x_{unicodedata.normalize('NFD', name)}", f"{name.removesuffix('.ipynb')} (1).ipynb"):
+        entry = marking.Submission(handed_in, b"{}")
+        marking.assign([entry], ["Bo", student])
+        assert entry.student == student, handed_in
+
+
+def test_homework_takes_from_each_lesson_first():
+    chosen = homework.choose(LESSONS[3:5])
+    names = {lesson.number: {task.name for task in lesson.exercises} for lesson in LESSONS[3:5]}
+    assert [chosen[0].name in names["03"], chosen[1].name in names["04"], len(chosen)] == [True, True, 3]
+    for task, number in zip(chosen, ("03", "04"), strict=False):
+        assert exercises.find(task.name).importance == max(exercises.find(name).importance for name in names[number])
 
 
 def test_an_exercise_that_is_not_there(lesson):

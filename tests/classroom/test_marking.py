@@ -77,7 +77,7 @@ def test_a_perfect_submission_an_empty_one_and_a_copied_one(kit, tmp_path, capsy
     out = tmp_path / "marks.csv"
     words = ["mark", "--class", str(kit / "class.json"), "--submissions", str(tmp_path), "--out", str(out)]
     assert main(words) == 0
-    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"))))
+    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8-sig"))))
     assert tuple(rows[0]) == marking.COLUMNS
     ada, bo, li, none = (by_item(rows, student) for student in STUDENTS)
     assert [ada[item][2:4] for item in ("question-1", "question-2", "break_even", "total")] == [["1", "1"]] * 3 + [
@@ -329,7 +329,7 @@ def test_exit_code_and_rows_for_what_cannot_be_marked(kit, tmp_path, capsys, mon
     out = tmp_path / "out" / "marks.csv"
     words = ["mark", "--class", str(kit / "class.json"), "--submissions", str(tmp_path), "--out", str(out)]
     assert main(words) == 1
-    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8"))))
+    rows = list(csv.reader(io.StringIO(out.read_text(encoding="utf-8-sig"))))
     assert rows[-1] == ["", "Nobody.ipynb", "", "", "the file's name is that of no student in this class"]
     assert "no valid notebook" in by_item(rows, "Bo")["total"][4]
     assert "more than" in by_item(rows, "Ada L.")["total"][4]

@@ -160,6 +160,46 @@ def test_slides_follow_the_lesson(lesson):
 KINDS = ["Think, then vote", "Run it, read it out", "Look", "Your turn: 3 minutes"]
 
 
+def section(*pieces, exercise=None):
+    """A section of (kind, text) pieces; a code's text is also what it says."""
+    made = []
+    for kind, text in pieces:
+        said = [new_output("stream", name="stdout", text=f"SAID {text}\n")] if kind == "code" else []
+        cell = new_code_cell(text, outputs=said) if kind == "code" else new_markdown_cell(text)
+        made.append(outline.Piece(kind, text, cell))
+    found = outline.Section("1. One", made)
+    if exercise is not None:
+        stub = made[exercise].cell
+        found.exercises = [outline.Posed("x", "of GPT-2", 3, "Write it.", stub, None, [])]
+    return [(slide.title, slide.kind, str(slide.inside)) for slide in slides._of(found, "")]
+
+
+def test_after_a_colon_comes_what_it_announces():
+    (_, _, told), *rest = section(
+        ("guess", "**Guess first.** a"), ("code", "b"), ("prose", "In numbers:"), ("code", "c")
+    )[1:]
+    assert "SAID b" in told and "SAID c" in told and rest == []
+    (_, _, told), *rest = section(("guess", "**Guess first.** a"), ("code", "b"), ("prose", "No."), ("code", "c"))[1:]
+    assert "SAID b" in told and "SAID c" not in told and rest == []
+
+
+def test_a_guess_brings_the_sentence_that_it_leans_on_and_one_in_an_exercise_no_slide_of_its_own():
+    (_, kind, ask), _ = section(
+        ("prose", "We try three."), ("code", "x"), ("guess", "**Guess first.** Which?"), ("code", "y")
+    )
+    assert kind == "Think, then vote" and "We try three." in ask and "SAID" not in ask
+    made = section(("guess", "Write it. **Guess first.** Which?"), ("code", "z"), exercise=1)
+    assert [(title, kind) for title, kind, _ in made] == [("Of GPT-2", "Your turn: 3 minutes")]
+
+
+def test_what_is_larger_than_a_slide_is_set_smaller():
+    rows = "".join(f"<tr><td>{n}</td><td>of a method</td></tr>" for n in range(25))
+    cell = new_code_cell("f()\n" * 20, outputs=[new_output("display_data", {"text/html": f"<table>{rows}</table>"})])
+    ((size, picture, shown),) = slides._parts(cell, "")
+    assert size <= slides.FULL and not picture
+    assert slides.SMALLEST == float(re.search(r"font-size: ([\d.]+)em", shown)[1])
+
+
 def test_every_slide_says_which_it_is(lesson):
     read = Reading(slides.deck(lesson))
     shown = [tag for tag in read.all("section") if tag.get("class") == "slide"]
