@@ -188,10 +188,10 @@ def _speed() -> list[Html]:
     ahead = flops.forward(shape, LENGTH, rank=RANK) / flops.forward(shape, LENGTH) - 1
     return [
         items(
-            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, {at_rank(RANK)}, {LENGTH} tokens). The "
-            "backward pass still goes through every frozen matrix; only their own gradients are saved.",
-            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, {at_rank(RANK)}); small products "
-            "cost more time than FLOPs.",
+            f"Work of a training step: {step:.3f} of full ({MODELS[0]}, q and v, {at_rank(RANK)}, {LENGTH} tokens). "
+            "The backward pass still goes through every frozen matrix; only their own gradients are saved.",
+            f"Not merged, the forward pass has {percent(ahead)} more FLOPs (all linear, {at_rank(RANK)}); small "
+            "products cost more time than FLOPs.",
             "Merged: no extra work. But bfloat16 rounds the update, 4 bits can lose most of it, and one W serves "
             "one task. Keep the adapter's file.",
         )
