@@ -261,7 +261,7 @@ def test_classes_that_cannot_be(students, says):
         homework.make_class(students, "s")
 
 
-@pytest.mark.parametrize("student", ["李雷", "Søren Holm", "O'Brien, Sean", "Ольга", "محمد"])
+@pytest.mark.parametrize("student", ["李雷", "Chloé Martin", "Søren Holm", "O'Brien, Sean", "Ольга", "محمد"])
 def test_a_name_in_any_alphabet_makes_a_file_that_is_found_again(student):
     name = homework.file_name(student)
     assert re.fullmatch(r"[\w-]+\.ipynb", name)
