@@ -54,7 +54,7 @@ LONGEST_MODULE = 400
 # Lines that are not blank. DESIGN planned about 6,000 for the package; six explorers, exact counting, the sweeps and
 # the variants came to more. The rooms around it, and what the course says as functions (the exercises' checks, the
 # sentences' proofs), are counted apart.
-LONGEST = {"package": 9900, "interview": 1500, "classroom": 1500, "exercises": 3700, "proofs": 3300}
+LONGEST = {"package": 9900, "interview": 1500, "classroom": 1700, "exercises": 3700, "proofs": 3300}
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "numpy")
 
 
