@@ -188,7 +188,7 @@ def test_flash_cards_are_turned_and_graded(notebook):
     page, name = notebook, "cards"
     fronts = [said(page, name)]
     assert walk(page, name) == [0]
-    for grade in ("I knew it", "I did not know it", "with effort"):
+    for grade in ("I knew it", "I did not know it", "With effort"):
         enter(page, name)
         tab_to(page, name, "^Show the answer$")
         page.keyboard.press("Space")
