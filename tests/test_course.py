@@ -467,6 +467,17 @@ def test_words_after_test_go_to_pytest_untouched(course, monkeypatch):
     assert started[0][1:] == ["-m", "pytest", "-k", "not slow", "--port=3", "tests/test_course.py"]
 
 
+@pytest.mark.parametrize("words", [[], ["--durations=25"]])
+def test_all_tests_run_in_two_processes_of_one_thread(course, monkeypatch, words):
+    started = []
+    monkeypatch.setattr(course, "hand_over", lambda command: started.append(command) or 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # so that it is put back as it was
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert course.main(["test", *words]) == 0
+    assert started[0][1:] == ["-m", "pytest", "-n", "2", "--dist", "loadfile", *words]
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+
+
 def test_setup_only_prepares(course, monkeypatch, capsys):
     monkeypatch.setattr(course, "hand_over", lambda command: pytest.fail("nothing should start"))
     assert course.main(["setup"]) == 0 and course.main(["setup"]) == 0

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from lora_lab import exercises, practice
-from tests.conftest import MUTANTS_KILLED
 from tests.mutants import answers_right, answers_wrong
 
 for _file in sorted(Path(__file__).parent.glob("lesson_*.py")):
@@ -20,7 +19,6 @@ for _file in sorted(Path(__file__).parent.glob("lesson_*.py")):
 NAMES = list(exercises.every())
 RIGHT, WRONG = answers_right(), answers_wrong()
 LEAST_WRONG, LEAST_RIGHT, LEAST_EXERCISES = 6, 2, 40
-KILLED = Counter()
 
 
 def label(answer):
@@ -67,7 +65,6 @@ def test_mutants_are_killed_by_name(answer):
     assert not verdict.passed
     assert verdict.message.startswith("not yet: ") and "could not use" not in verdict.message
     assert answer.says.lower() in verdict.message.lower()
-    KILLED["killed"] += 1
 
 
 def test_an_exercise_tells_its_mistakes_apart():
@@ -166,9 +163,3 @@ def test_an_answer_that_changes_its_input_is_told_so(answer):
         assert not verdict.passed and ("changes its input" in verdict.message or "chang" in verdict.message)
     else:
         assert verdict.passed, verdict.message
-
-
-def test_the_score_is_printed(request):
-    """`pytest` shows the line at its end; a run of this file alone kills all of them."""
-    share = f" ({KILLED['killed'] / len(WRONG):.0%})" if WRONG else ""
-    request.config.stash[MUTANTS_KILLED] = f"mutants killed: {KILLED['killed']} of {len(WRONG)}{share}"
