@@ -65,6 +65,19 @@ def test_hints_come_one_after_the_other(capsys):
         practice.hint("break_even", 1)
 
 
+def test_a_check_that_trips_over_an_answer_is_a_line_all_the_same(monkeypatch):
+    @exercises.exercise(
+        "99", "trips", difficulty=1, importance=1, minutes=1, hints=("a b c d e", "f g h i j"), expect=("nothing",)
+    )
+    def trips(attempt):
+        """A check with a bug of ours in it."""
+        return attempt.answer["missing"]
+
+    monkeypatch.setattr(exercises, "find", lambda name: trips.exercise)
+    verdict = practice.judge("trips", {})
+    assert not verdict and verdict.message.startswith("not yet: the check could not use this answer (KeyError")
+
+
 # --- progress ---------------------------------------------------------------------------------------------------------
 
 
