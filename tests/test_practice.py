@@ -291,6 +291,8 @@ def test_a_quiz_can_be_answered_without_widgets_and_with_them(file, capsys):
     question = quizzes.of(lesson)[0]
     wrong = next(letter for letter in "ABC" if letter != question.right)
     practice.check(question.id, wrong)
+    assert progress.load()[question.id] == progress.load()[question.id] | {"tries": 1, "solved": None}
+    assert not practice.judge(question.id, wrong) and practice.judge(question.id, question.right)
     practice.check(question.id, question.right.lower())
     practice.check(question.id, "Z")
     lines = capsys.readouterr().out.splitlines()
