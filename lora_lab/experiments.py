@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lora_lab import whole_file
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,15 +60,9 @@ def check(result: dict) -> None:
 def write(result: dict, path: Path) -> None:
     """Check `result` and write it as JSON: the whole file or, whatever happens, none of it."""
     check(result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        head = json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1, ensure_ascii=False)
-        rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in result["rows"])  # one line each
-        part.write_text(f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n', encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    head = json.dumps({k: v for k, v in result.items() if k != "rows"}, indent=1, ensure_ascii=False)
+    rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in result["rows"])  # one line each
+    whole_file.write(path, f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n')
 
 
 def recorded(name: str, folder: Path | None = None) -> dict:

@@ -103,7 +103,7 @@ def check(name: str) -> dict[str, proofs.Result]:
     for proof, result in results.items():
         print(f"  {proof}")
         for key, value in result.items():
-            print(f"    {key} = {_shown(value)}")
+            print(f"    {key} = {proofs.said(value)}")
     problems = disagreements(claim, results)
     if problems:
         raise AssertionError(f"{claim.id} does not hold: {'; '.join(problems)}")
@@ -147,9 +147,3 @@ def agrees(written: str, value: float) -> bool:
     scale = UNITS.get(unit, 1.0)
     readings = {value / scale} | ({float(value)} if unit != "%" else set())
     return any(abs(reading - number) <= last / 2 * (1 + 1e-9) for reading in readings)
-
-
-def _shown(value: float | str) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

@@ -10,9 +10,10 @@ import contextlib
 import datetime
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from lora_lab import whole_file
 
 NAME, VARIABLE = "lora_lab_progress.json", "LORA_LAB_PROGRESS"
 
@@ -25,7 +26,8 @@ def path() -> Path:
 def load(file: Path | None = None) -> dict[str, dict[str, Any]]:
     """Name -> {"tries": n, "first": date, "solved": date or None}; empty where there is no file yet.
 
-    A file that cannot be read is set aside under another name, so that it neither stops the learner nor is lost.
+    A file that holds something else is set aside under another name, so that it neither stops the learner nor is
+    lost. Raises OSError for one that may not be read: it is not ours to move.
     """
     file = path() if file is None else Path(file)
     try:
@@ -45,28 +47,15 @@ def load(file: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def record(name: str, solved: bool, file: Path | None = None) -> None:
-    """Add one try at `name`. Says so, and goes on, where the file cannot be written."""
+    """Add one try at `name`. Says so, and goes on, where the file cannot be read or written."""
     file = path() if file is None else Path(file)
     today = datetime.date.today().isoformat()
-    done = load(file)
-    entry = done.setdefault(name, {"tries": 0, "first": today, "solved": None})
-    if entry["solved"] is None:  # tries after the solution are play
-        entry["tries"] += 1
-        entry["solved"] = today if solved else None
     try:
-        write(file, {"format": 1, "done": done})
+        done = load(file)
+        entry = done.setdefault(name, {"tries": 0, "first": today, "solved": None})
+        if entry["solved"] is None:  # tries after the solution are play
+            entry["tries"] += 1
+            entry["solved"] = today if solved else None
+        whole_file.write(file, json.dumps({"format": 1, "done": done}, indent=1, sort_keys=True) + "\n")
     except OSError as error:
-        print(f"(Your progress was not kept: {file.name} cannot be written: {error.strerror}.)")
-
-
-def write(file: Path, content: dict[str, Any]) -> None:
-    """Write `content` as JSON in one step: a reader finds the old file or the new one, never half of one."""
-    handle, part = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as open_file:
-            json.dump(content, open_file, indent=1, ensure_ascii=False, sort_keys=True)
-        os.replace(part, file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        raise
+        print(f"(Your progress was not kept: {file.name} cannot be read or written: {error.strerror}.)")

@@ -76,36 +76,29 @@ def judge(question: Question, answer: Any) -> Verdict:
 
 def show(lesson: str) -> None:
     """Display the quiz of a lesson: buttons with a kernel, folded answers without one."""
-    import ipywidgets
-    from IPython.display import display
+    from lora_lab import panel
 
-    box = ipywidgets.VBox([asked(question) for question in of(lesson)])
-    data = {
-        "application/vnd.jupyter.widget-view+json": {"version_major": 2, "version_minor": 0, "model_id": box.model_id},
-        "text/html": join(folded(question) for question in of(lesson)),
-        "text/plain": f"{len(of(lesson))} questions",
-    }
-    display(data, raw=True)
+    questions = of(lesson)
+    box = panel.column(*map(asked, questions))
+    panel.show(box, join(map(folded, questions)), f"{len(questions)} questions")
 
 
 def asked(question: Question) -> Any:
     """One question as widgets: its text, a button for each option, and below them what the chosen one deserves."""
-    import ipywidgets
+    from lora_lab import panel
 
-    text, said = ipywidgets.HTML(join(listed(question))), ipywidgets.HTML()
-    buttons = [
-        ipywidgets.Button(description=letter, tooltip=f"{letter}: {option.text}", layout=ipywidgets.Layout(width="4em"))
-        for letter, option in zip(LETTERS, question.options, strict=False)
-    ]
+    said = panel.words()
 
-    def answer(button: Any) -> None:
-        verdict = judge(question, button.description)
-        said.value = tag("p", tag("b", f"{button.description}:"), " ", prose(verdict.message), role="status")
+    def answer(letter: str) -> None:
+        verdict = judge(question, letter)
+        panel.say(said, tag("b", f"{letter}:"), " ", prose(verdict.message))
         progress.record(question.id, verdict.passed)
 
-    for button in buttons:
-        button.on_click(answer)
-    return ipywidgets.VBox([text, ipywidgets.HBox(buttons), said])
+    buttons = [
+        panel.button(letter, functools.partial(answer, letter), f"{letter}: {option.text}")
+        for letter, option in zip(LETTERS, question.options, strict=False)
+    ]
+    return panel.column(panel.words(join(listed(question))), panel.row(*buttons), said)
 
 
 def listed(question: Question) -> list[Html]:

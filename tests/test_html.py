@@ -194,7 +194,7 @@ def test_who_shows_html_in_widgets():
     users = {
         p.stem for p in PACKAGE.rglob("*.py") if re.search(r"\bHTML(Math)?\(|Markdown\(|allow_html", p.read_text())
     }
-    assert users == {"explorer", "panel", "quizzes", "practice"}
+    assert users == {"explorer", "panel", "practice"}
 
 
 def test_escaping_is_not_done_twice():

@@ -112,7 +112,8 @@ def test_a_write_that_fails_leaves_the_old_file(file, monkeypatch, capsys):
 
 
 def test_a_folder_that_is_not_there_does_not_stop_the_learner(file, monkeypatch, capsys):
-    monkeypatch.setenv(progress.VARIABLE, str(file.parent / "no" / "such" / "mine.json"))
+    (file.parent / "no").write_text("a file, where a folder should be")
+    monkeypatch.setenv(progress.VARIABLE, str(file.parent / "no" / "mine.json"))
     practice.check("break_even", right)
     said = capsys.readouterr().out
     assert said.startswith("Right. ") and "was not kept" in said

@@ -16,9 +16,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora_lab import render
+from lora_lab import render, whole_file
 from lora_lab.classroom import homework, outline, pages, plans, slides
 from lora_lab.classroom.handouts import handout, instructor_copy
+from lora_lab.interview import sheet
 
 
 def make(
@@ -48,34 +49,28 @@ def make(
         folder = str(lesson.path.parent)
         for place, copy in (("handouts", handout(lesson)), ("instructor", instructor_copy(lesson))):
             _notebook(out / place / f"{name}.ipynb", copy)
-            homework.write(out / place / f"{name}.html", pages.page(copy, title, folder, written))
-        homework.write(out / "slides" / f"{name}.html", slides.deck(lesson))
+            whole_file.write(out / place / f"{name}.html", pages.page(copy, title, folder, written))
+        whole_file.write(out / "slides" / f"{name}.html", slides.deck(lesson))
     for length in plans.LENGTHS:
         _markdown(out / "instructor" / f"INSTRUCTOR_PLAN_{length}", plans.written(lessons, length))
     posed = [(lesson, task) for task in tasks for lesson in lessons if task in lesson.exercises]
     for student, entry in made["students"].items():
         _notebook(out / "homework" / entry["file"], homework.notebook(made, student, posed))
     _markdown(out / "instructor" / "homework_answers", homework.key(made))
-    homework.write(out / "handouts" / "cheat_sheet.html", _cheat_sheet())
-    homework.write(there, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-
-
-def _cheat_sheet() -> str:
-    from lora_lab.interview import sheet
-
-    return sheet.page()
+    whole_file.write(out / "handouts" / "cheat_sheet.html", sheet.page())
+    whole_file.write(there, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
 
 
 def _notebook(path: Path, made) -> None:
     import nbformat
 
-    homework.write(path, nbformat.writes(made) + "\n")
+    whole_file.write(path, nbformat.writes(made) + "\n")
 
 
 def _markdown(path: Path, text: str) -> None:
     """Markdown as a file, and as a page."""
-    homework.write(path.with_suffix(".md"), text)
-    homework.write(path.with_suffix(".html"), pages.frame(text.partition("\n")[0].strip("# "), pages.prose(text)))
+    whole_file.write(path.with_suffix(".md"), text)
+    whole_file.write(path.with_suffix(".html"), pages.frame(text.partition("\n")[0].strip("# "), pages.prose(text)))
 
 
 def read_students(path: Path) -> list[str]:

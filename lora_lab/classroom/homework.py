@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import contextlib
 import json
-import os
 import re
 import secrets
 import unicodedata
@@ -154,15 +152,7 @@ def binds(source: str) -> set[str]:
         body = outline.statements(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
-    names = set()
-    for node in body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            names |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    return names
+    return set().union(*map(outline.bound, body))
 
 
 def needed(lesson: outline.Lesson, task: outline.Posed) -> str:
@@ -226,16 +216,3 @@ def load(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
         raise ValueError(f"{path} is no class.json of this course") from None
     return made
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file in one step: a reader finds the old one or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise

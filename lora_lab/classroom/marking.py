@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_lab import whole_file
 from lora_lab.classroom import handouts, homework
 from lora_lab.interview import drills
 
@@ -288,7 +289,7 @@ def main(args: argparse.Namespace) -> int:
     made = homework.load(Path(args.made))
     entries = read_all(Path(args.submissions))
     rows, fine = mark_all(made, entries, args.seconds, args.memory_mb)
-    homework.write(Path(args.out), "\ufeff" + as_csv(rows))  # Excel takes a file for UTF-8 only when it begins so
+    whole_file.write(Path(args.out), "\ufeff" + as_csv(rows))  # Excel takes a file for UTF-8 only when it begins so
     print(f"{len(entries)} submissions, {len(made['students'])} students: {args.out}")
     if not fine:
         print("Not everything could be marked: the CSV says what and why.", file=sys.stderr)

@@ -86,7 +86,7 @@ def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], se
             nodes = []
             begun = set(re.findall(r"^(?:def |class )?(\w+)", cell["source"], re.MULTILINE))
             problems |= dict.fromkeys(binds.get(cell["answers"], wanted & begun), said(error))
-        gives = binds.get(cell["answers"], set()) | (wanted & {name for node in nodes for name in bound(node)})
+        gives = binds.get(cell["answers"], set()) | (wanted & {name for node in nodes for name in outline.bound(node)})
         for node in nodes:
             if not gives and not isinstance(node, outline.DEFINES):
                 continue
@@ -98,16 +98,9 @@ def run(cells: list[dict], binds: dict[str, set[str]], names: dict[str, Any], se
             except BaseException as error:  # SystemExit and MemoryError as well
                 problems |= dict.fromkeys(gives, said(error))
             else:
-                for name in bound(node):
+                for name in outline.bound(node):
                     problems.pop(name, None)
     return problems
-
-
-def bound(node: ast.stmt) -> set[str]:
-    """The names that a statement defines or assigns."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 def said(error: BaseException) -> str:

@@ -207,6 +207,15 @@ def statements(source: str) -> list[ast.stmt]:
         return ast.parse(MAGIC.sub(r"\1#", source)).body
 
 
+def bound(node: ast.stmt) -> set[str]:
+    """The names that a statement defines, imports or assigns."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
 def _answer(check: str, name: str) -> str:
     """The second argument of `practice.check(name, ...)` in a check's cell, as it is written.
 

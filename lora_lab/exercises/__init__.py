@@ -12,7 +12,6 @@ mistake. tests/mutants holds the wrong answers that each must refuse by name.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import pkgutil
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lora_lab.attempt import Attempt
+from lora_lab.config import did_you_mean
 
 Check = Callable[[Attempt], str | None]
 
@@ -85,6 +85,5 @@ def find(name: str) -> Exercise:
     if not isinstance(name, str):
         raise ValueError("the exercise's name comes first, in quotes, and then your answer.")
     if name not in every():
-        near = difflib.get_close_matches(name, every(), n=1, cutoff=0.4)
-        raise ValueError(f"no exercise {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"no exercise {name!r}.{did_you_mean(name, every())}")
     return every()[name]

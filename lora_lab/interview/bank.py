@@ -1,11 +1,10 @@
 """The bank of interview questions: what is asked, a good answer, the usual wrong one, and a proof that runs.
 
-It is kept in `assets/interview*.toml`. Nothing here needs a notebook; `interview` shows it in one.
+It is kept in `assets/interview.toml`. Nothing here needs a notebook; `interview` shows it in one.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import tomllib
@@ -15,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lora_lab import lessons, proofs
+from lora_lab.config import did_you_mean
 from lora_lab.markup import Html, join, prose, tag
 
-FOLDER = Path(__file__).parent.parent / "assets"
+FILE = Path(__file__).parent.parent / "assets" / "interview.toml"
 LEVELS = ("screen", "onsite", "expert")  # a first call, a day of talks, a specialist
 
 
@@ -48,14 +48,13 @@ class Question:
 
 @functools.cache
 def every() -> tuple[Question, ...]:
-    """All questions, in the order of their files. Raises ValueError for an id that stands there twice."""
+    """All questions, in the order of the file. Raises ValueError for an id that stands there twice."""
     read: dict[str, Question] = {}
-    for path in sorted(FOLDER.glob("interview*.toml")):
-        for row in tomllib.loads(path.read_text(encoding="utf-8"))["question"]:
-            if row["id"] in read:
-                raise ValueError(f"{path.name}: the id {row['id']!r} is taken")
-            lists = {name: tuple(row.get(name, ())) for name in ("change", "rubric")}
-            read[row["id"]] = Question(**row | lists)
+    for row in tomllib.loads(FILE.read_text(encoding="utf-8"))["question"]:
+        if row["id"] in read:
+            raise ValueError(f"{FILE.name}: the id {row['id']!r} is taken")
+        lists = {name: tuple(row.get(name, ())) for name in ("change", "rubric")}
+        read[row["id"]] = Question(**row | lists)
     return tuple(read.values())
 
 
@@ -80,8 +79,7 @@ def find(name: str) -> Question:
 
 
 def _near(name: object, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else f" There are {', '.join(list(known)[:20])}."
+    return did_you_mean(str(name), known) or f" There are {', '.join(list(known)[:20])}."
 
 
 def proved(name: str, **changed: Any) -> tuple[dict[str, Any], proofs.Result]:
@@ -105,20 +103,14 @@ def proof_text(name: str, **changed: Any) -> str:
     question = find(name)
     inputs, results = proved(name, **changed)
     written = {key: [text for text, where in question.numbers.items() if where == key] for key in results}
-    wide, long = max(map(len, [*inputs, *results])), max(len(_said(value)) for value in results.values())
+    wide, long = max(map(len, [*inputs, *results])), max(len(proofs.said(value)) for value in results.values())
     lines = [question.question, f"proof: {question.proof}", *(["inputs"] if inputs else [])]
-    lines += [f"  {key:{wide}}  {_said(inputs[key])}{'   (changed)' if key in changed else ''}" for key in inputs]
+    lines += [f"  {key:{wide}}  {proofs.said(inputs[key])}{'   (changed)' if key in changed else ''}" for key in inputs]
     lines.append("results" if inputs else "results (it has no inputs)")
     for key, value in results.items():
         texts = " and ".join(written[key])
-        lines.append(f"  {key:{wide}}  {_said(value):{long}}{f'   the answer says {texts}' if texts else ''}")
+        lines.append(f"  {key:{wide}}  {proofs.said(value):{long}}{f'   the answer says {texts}' if texts else ''}")
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _said(value: object) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 def lesson_file(number: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lora_lab import progress
+from lora_lab import whole_file
 from lora_lab.interview.bank import Question, answer, folded
 from lora_lab.markup import Html, join, prose, tag
 
@@ -108,9 +108,8 @@ def save(file: Path, cards: Mapping[str, Card]) -> str:
     """Write the state whole or not at all; returns "" or a sentence that says why it could not be written."""
     about = "LoRA Lab's flashcards: box 0 to 5, and the day on which a card is due. Delete this file to begin again."
     try:
-        progress.write(
-            file, {"about": about, "format": 1, "cards": {name: asdict(card) for name, card in cards.items()}}
-        )
+        kept = {"about": about, "format": 1, "cards": {name: asdict(card) for name, card in cards.items()}}
+        whole_file.write(file, json.dumps(kept, indent=1) + "\n")
     except OSError as error:
         return f"Not kept: {file.name} cannot be written ({error.strerror})."
     return ""
@@ -204,7 +203,7 @@ class CardPanel:
     """The sitting as buttons: Show the answer, then one of three grades. Tab and Space (or Enter) are enough."""
 
     def __init__(self, deck: Deck) -> None:
-        from lora_lab.interview import panel
+        from lora_lab import panel
 
         self.deck, self.panel = deck, panel
         self.front, self.back, self.note = panel.words(), panel.words(), panel.words()

@@ -177,7 +177,7 @@ class MockPanel:
     def __init__(self, session: Session, another: Callable[[], Session] | None = None) -> None:
         import ipywidgets
 
-        from lora_lab.interview import panel
+        from lora_lab import panel
 
         self.panel, self.another = panel, another
         self.head, self.clock, self.back = panel.words(), panel.words(), panel.words()

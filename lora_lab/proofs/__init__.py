@@ -8,12 +8,13 @@ the defaults. The question bank and the claims ledger name them:
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+
+from lora_lab.config import did_you_mean
 
 Result = dict[str, int | float | str | bool]
 
@@ -39,11 +40,17 @@ def names() -> list[str]:
 def find(name: str) -> Callable[..., Result]:
     """The proof of that name. Raises ValueError, with the nearest name, for one that is not there."""
     if name not in _all():
-        near = difflib.get_close_matches(name, _all(), n=1, cutoff=0.4)
-        raise ValueError(f"no proof {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        raise ValueError(f"no proof {name!r}.{did_you_mean(name, _all())}")
     return _all()[name]
 
 
 def run(name: str, **inputs: object) -> Result:
     """The proof's result at its defaults, or with `inputs` changed."""
     return find(name)(**inputs)
+
+
+def said(value: object) -> str:
+    """One value of a result (or an input) as people read it: 16,777,216; 0.390625; True."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"

@@ -16,7 +16,7 @@ import nbformat
 import psutil
 import pytest
 
-from lora_lab import classroom
+from lora_lab import classroom, whole_file
 from lora_lab.__main__ import main
 from lora_lab.classroom import homework, marking, marking_worker
 from lora_lab.interview import drills
@@ -375,7 +375,7 @@ def test_the_csv_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fails)
     with pytest.raises(OSError, match="no room"):
-        homework.write(path, "new")
+        whole_file.write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import interview, proofs
-from lora_lab.interview import bank, panel
+from lora_lab import interview, panel, proofs
+from lora_lab.interview import bank
 from lora_lab.markup import Html, join, prose, tag
 from tests.test_html import HOSTILE, Reading
 
@@ -44,15 +44,11 @@ def test_what_is_not_there_is_said_with_the_nearest(call, says):
 
 
 def test_an_id_that_stands_twice_is_refused(tmp_path, monkeypatch):
-    for name in ("interview_1.toml", "interview_2.toml"):
-        (tmp_path / name).write_text(
-            '[[question]]\nid = "a"\n'
-            + "".join(
-                f'{field} = "x"\n' for field in "level topic lesson question answer wrong why source proof".split()
-            )
-        )
-    monkeypatch.setattr(bank, "FOLDER", tmp_path)
-    with pytest.raises(ValueError, match="interview_2.toml: the id 'a' is taken"):
+    texts = "level topic lesson question answer wrong why source proof".split()
+    entry = '[[question]]\nid = "a"\n' + "".join(f'{field} = "x"\n' for field in texts)
+    (tmp_path / "bank.toml").write_text(2 * entry)
+    monkeypatch.setattr(bank, "FILE", tmp_path / "bank.toml")
+    with pytest.raises(ValueError, match="bank.toml: the id 'a' is taken"):
         bank.every.__wrapped__()
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora_lab import counting, interview, shapes
+from lora_lab import counting, figures, interview, panel, shapes
 from lora_lab.__main__ import main
-from lora_lab.interview import panel, sheet
+from lora_lab.interview import sheet
 from tests.browser.conftest import CHROMIUM_WORDS, chromium  # noqa: F401  (a fixture)
 from tests.test_html import Reading
 
@@ -43,21 +43,6 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
 
-def luminance(colour: str) -> float:
-    full = colour * 2 if len(colour) == 3 else colour
-    full = "".join(c * 2 for c in colour) if len(colour) == 3 else full
-    linear = []
-    for at in (0, 2, 4):
-        share = int(full[at : at + 2], 16) / 255
-        linear.append(share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4)
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
 def test_it_stands_alone_and_is_in_order():
     page = sheet.page()
     outline = Outline(page)
@@ -75,10 +60,10 @@ def test_in_a_notebook_it_stands_below_the_lessons_headings():
 
 
 def test_every_text_colour_has_contrast_on_the_page():
-    assert contrast("000", "fff") == pytest.approx(21) and contrast("777", "fff") == pytest.approx(4.48, abs=0.01)
-    ink = re.findall(r"(?<![-\w])color: #([0-9a-f]{3,6})", sheet.CSS)
-    paper = re.findall(r"background: #([0-9a-f]{3,6})", sheet.CSS)
-    assert ink and paper and all(contrast(i, p) >= 4.5 for i in ink for p in paper)
+    assert figures.contrast("#000", "#fff") == 21 and figures.contrast("#777", "#fff") < 4.5
+    ink = re.findall(r"(?<![-\w])color: (#[0-9a-f]{3,6})", sheet.CSS)
+    paper = re.findall(r"background: (#[0-9a-f]{3,6})", sheet.CSS)
+    assert ink and paper and all(figures.contrast(i, p) >= 4.5 for i in ink for p in paper)
 
 
 def test_no_number_is_written_where_it_could_be_computed():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_lab import interview
-from lora_lab.interview import bank, drills, flashcards, panel
+from lora_lab import interview, panel
+from lora_lab.interview import bank, drills, flashcards
 from tests.test_html import Reading
 
 

@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from lora_lab import progress
-from lora_lab.interview import bank, flashcards, panel
+from lora_lab import panel, whole_file
+from lora_lab.interview import bank, flashcards
 from lora_lab.interview.flashcards import Card, answered, queue
 from tests.test_html import Reading
 
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_written_is_said_and_the_sitting_goes_on(file, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(progress, "write", full)
+    monkeypatch.setattr(whole_file, "write", full)
     mine.grade("good")
     assert mine.message == "Not kept: cards.json cannot be written (No space left on device)."
     assert mine.current.id == "b"

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from lora_lab.interview import bank, mock_interview, panel
+from lora_lab import panel
+from lora_lab.interview import bank, mock_interview
 from lora_lab.interview.mock_interview import MockPanel, Session, draw, report
 from tests.test_html import Reading
 
