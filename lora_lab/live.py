@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from lora_lab import counting, explorer, figures, finetune, memory, models, shapes, tasks
+from lora_lab import counting, explorer, figures, memory, models, prediction, shapes, tasks, training_setup
 from lora_lab.memory import BUCKETS
 from lora_lab.result import megabytes
 
@@ -47,14 +47,14 @@ def plan(model: str = "base", task: str = "pirate", rank: int = 8, alpha: float 
     ConnectionError where the model or task is not there, ValueError for a rank below 1.
     """
     shape = _shape(model)
-    targets = finetune.DEFAULTS[task if task in tasks.TASKS else "own file", "lora"].targets
+    targets = training_setup.DEFAULTS[task if task in tasks.TASKS else "own file", "lora"].targets
     each = {"rows": ROWS, "length": _longest(task), "rank": rank, "targets": targets, "padded": True}
     return Plan(
         trainable=counting.lora(shape, rank, targets),
         base=shape.total,
         scaling=alpha / rank,
-        lora=memory.memory(shape, finetune.way_of("lora", gpu), **each),
-        full=memory.memory(shape, finetune.way_of("full", gpu), **each),
+        lora=memory.memory(shape, prediction.way_of("lora", gpu), **each),
+        full=memory.memory(shape, prediction.way_of("full", gpu), **each),
     )
 
 
@@ -66,7 +66,7 @@ def _shape(model: str) -> shapes.Shape:
         return shapes.known(HUB_MODELS[model])
     config, _ = models.configuration(model)
     with torch.device("meta"):
-        return finetune.decoder(AutoModelForCausalLM.from_config(config))
+        return prediction.decoder(AutoModelForCausalLM.from_config(config))
 
 
 @functools.cache

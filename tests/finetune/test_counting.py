@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from lora_lab import counting, models, shapes
 from lora_lab.adapters import add_adapter, count_parameters
 from lora_lab.config import LoraConfig
-from lora_lab.finetune import decoder, predicted_memory
 from lora_lab.memory import memory
+from lora_lab.prediction import decoder, predicted_memory
 from tests.counting.oracles import kept_by_autograd
 
 SETTINGS = {"dropout": 0.0, "rank": 8, "batch_size": 4, "checkpointing": False}

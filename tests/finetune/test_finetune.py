@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from lora_lab import models, scoring, tasks
 from lora_lab.adapters import adapter_parameters
-from lora_lab.finetune import DEFAULTS, finetune
+from lora_lab.finetune import finetune
 from lora_lab.result import JSON_FIELDS
+from lora_lab.training_setup import DEFAULTS
 from tests.finetune.conftest import flags, last_json
 
 KEYS = (

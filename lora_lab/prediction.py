@@ -1,0 +1,68 @@
+"""A model, loaded or not, as the shape that `memory` predicts from, and what a fine-tune of it will take."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from lora_lab import counting, flops, shapes
+from lora_lab.adapters import adapter_parameters, count_parameters
+from lora_lab.layers import is_conv1d
+from lora_lab.matching import linear_paths, original_modules
+from lora_lab.memory import memory
+
+
+def decoder(model) -> shapes.Shape:
+    """A model, loaded or on the meta device, in the numbers that its memory depends on; adapters are not counted.
+
+    One of a family that `shapes` does not know is taken for a relative of Llama or GPT-2, with its own linear layers.
+    """
+    config, total = model.config, count_parameters(model).base
+    if config.model_type in shapes.FAMILIES and (known := shapes.from_config(config.to_dict())).total == total:
+        return known
+    modules, linear = dict(original_modules(model)), Counter()
+    for path in linear_paths(model):
+        weight = modules[path].weight
+        out, into = weight.shape[::-1] if is_conv1d(modules[path]) else weight.shape
+        linear[re.sub(r"\.\d+\.", ".{}.", path, count=1), out, into] += 1
+    matrices = tuple(counting.Matrix(*size, count=count) for size, count in linear.items())
+    width, heads = config.hidden_size, config.num_attention_heads
+    # What the MLP keeps; a ReLU only what it puts out, which the layer after it keeps too.
+    bends = {"relu": 0, "gelu_new": 4}.get(getattr(config, "activation_function", ""), 1)
+    return shapes.Shape(
+        matrices=matrices,
+        embeddings=(),
+        rest=total - sum(m.parameters for m in matrices),
+        layers=config.num_hidden_layers,
+        hidden=width,
+        intermediate=next((m.in_features for m in matrices if flops.role(m) == "down"), 4 * width),
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or width // heads,
+        vocabulary=config.vocab_size,
+        mlp_kept=3 if any(flops.role(m).startswith("gate") for m in matrices) else bends,
+    )
+
+
+def way_of(method: str, gpu: bool) -> str:
+    """How `finetune` holds its numbers with this method, as a key of `memory.WAYS`."""
+    return {"lora": "lora", "full": "full-autocast"}[method] if gpu else f"{method}-float32"
+
+
+def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, int]:
+    """`memory.memory` for a loaded model whose longest training example has `length` tokens."""
+    shape = decoder(model)
+    adapted = {path.rsplit(".", 2)[-2] for path in adapter_parameters(model)} if settings["method"] == "lora" else set()
+    return memory(
+        shape,
+        way_of(settings["method"], gpu=model.device.type == "cuda"),
+        rows=settings["batch_size"],
+        length=length,
+        rank=settings["rank"],
+        targets=sorted(adapted & {m.name for m in shape.matrices}),
+        dropout=settings["dropout"],
+        padded=settings["batch_size"] > 1,
+        checkpointing=settings["checkpointing"],
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
