@@ -3,7 +3,7 @@ r"""The LoRA layers: a frozen module and the low-rank updates learned beside it.
 Equal to peft to the bit. Floating-point sums depend on their order, so the forward does what peft's `Linear.forward`
 does, in the same order and with the same dtypes: run the base, cast x to A's dtype, dropout, A, B, times the scaling,
 add to the base's output, adapter after adapter, and cast back once at the end. Folding the scaling into B, or adding
-in place of the last product (`addmm`), is the same mathematics and other bits.
+in place of the last product (`addmm`), is the same mathematics and other bits: `fused` does so where it is asked to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lora_lab import fused
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -193,6 +195,7 @@ class LoraLinear(LoraLayer):
         self.out_features, self.in_features = self._sizes(base)
         self.A = nn.ModuleDict()
         self.B = nn.ModuleDict()
+        self.fused = False  # see `fused.fuse`
 
     @staticmethod
     def _sizes(base: nn.Module) -> tuple[int, int]:
@@ -200,6 +203,9 @@ class LoraLinear(LoraLayer):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """y [..., out] for x [..., in]; the base's dtype."""
+        if self.fused and self._one_operation():
+            (name,) = self.active
+            return fused.linear(self.base, x, *self.matrices(name), self.scaling[name])
         y = self.base(x, *args, **kwargs)
         if not self.active:  # none chosen, disabled, or merged into the base
             return y
@@ -217,6 +223,13 @@ class LoraLinear(LoraLayer):
                 h = dropouts[name](h)
             y = y + all_b[name](a(h)) * self.scaling[name]  # fp32 adapters promote a bf16 y; rounded once, below
         return y.to(plain.dtype)
+
+    def _one_operation(self) -> bool:
+        """Whether base and adapter can be computed as one: a single plain adapter beside a frozen linear layer."""
+        if len(self.active) != 1 or not torch.is_grad_enabled() or not fused.usable(self.base):
+            return False
+        name = self.active[0]
+        return name not in self.variants and not (self.training and name in self.dropout)
 
     def product(self, name: str, x: Tensor) -> Tensor:
         """s B A x [..., out] in the adapter's dtype, without dropout."""

@@ -32,7 +32,7 @@ ORDER = """
     whole_file counting shapes flops memory count_command
     lowrank teacher_student serving corpus lessons reading_time query_language task_files peak_memory plain_errors
     result recorded hardware doctor render
-    layers variants config matching record report adapters merging mixed_batch peft_format adapter_files storage
+    fused layers variants config matching record report adapters merging mixed_batch peft_format adapter_files storage
     combining hot_swap quantise training_variants chunked_loss
     families hub models chat packing tasks generate scoring prediction export training_setup processes run_folder
     trainer finetune finetune_command pretrain model_card experiments
