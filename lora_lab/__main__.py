@@ -13,6 +13,7 @@ COMMANDS = {
     "count": ("lora_lab.count_command", "count LoRA's parameters, bytes and FLOPs on a model"),
     "finetune": ("lora_lab.finetune_command", "fine-tune a language model with LoRA (or in full)"),
     "generate": ("lora_lab.generate", "write text with a model and, if given, an adapter"),
+    "export": ("lora_lab.export", "merge an adapter and write a plain Hugging Face folder"),
     "figures": ("lora_lab.figures_command", "redraw every picture in figures/"),
     "sweep": ("lora_lab.sweeps", "run an experiment behind a lesson and record its result"),
     "cheatsheet": ("lora_lab.interview.sheet", "write the one-page cheat sheet, to print"),
