@@ -7,6 +7,7 @@
     alpha_dial   turn a trained adapter's scale and read what it writes: recorded
     live_dial    the same, written live, and two adapters mixed
     training     a student trained anew at each move
+    hardware     a card, a model, a method, a price: fit, speed and money, predicted
 
 Each takes the values that its controls start at, and `lock`, with which a teacher limits, fixes or hides controls:
 `lock={"rank": (1, 16), "alpha": 16, "lr": None}`. Each is loaded when it is first asked for: the live ones need torch.
@@ -27,6 +28,7 @@ MODULES = {
     "alpha_dial": "explore_dial",
     "live_dial": "explore_live_dial",
     "training": "explore_training",
+    "hardware": "explore_hardware",
 }
 __all__ = ["compare", *MODULES]
 

@@ -16,7 +16,9 @@ from lora_lab.hardware.cards import Card
 from lora_lab.memory import NF4_BITS
 from lora_lab.shapes import Shape
 
-PARTS = ("base matrices", "adapter", "attention", "elementwise", "output and loss", "optimizer", "unpacking")
+PARTS = tuple(
+    "base matmuls, adapter matmuls, adapter passes, attention, elementwise, loss, optimizer, unpacking".split(", ")
+)
 METHODS = ("full", "lora", "qlora")
 
 # Bytes read and written for each number, forwards, as transformers' Llama does it in bfloat16, an operation at a time:
@@ -55,7 +57,7 @@ class Operation:
         return self.intensity < card.ridge
 
 
-def product(rows: int, inside: int, columns: int, part: str = "base matrices", count: float = 1) -> Operation:
+def product(rows: int, inside: int, columns: int, part: str = "base matmuls", count: float = 1) -> Operation:
     """[rows, inside] by [inside, columns] in 16 bits: each matrix is moved once.
 
     >>> round(product(1, 4096, 4096).intensity, 2), round(product(4096, 4096, 4096).intensity)
@@ -100,11 +102,11 @@ def step(
             if method == "qlora":
                 found.append(Operation("unpacking", 0, out * into * (NF4_BITS / 8 + 2), uses))
             if m.path in adapted:
-                thin = {"part": "adapter"}
+                thin = {"part": "adapter matmuls"}
                 found += [
                     product(tokens, into, rank, **thin, count=each * (forwards + 1 + through)),  # A x, of A, of x
                     product(tokens, rank, out, **thin, count=each * (forwards + 2)),  # B (A x), of A x, of B
-                    Operation("adapter", 0, tokens * out * ADAPTER[eager], each * (forwards + 1)),
+                    Operation("adapter passes", 0, tokens * out * ADAPTER[eager], each * (forwards + 1)),
                 ]
         queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
         products = 2 * forwards + (4 if full else (r.q or r.k) + r.q + r.k + r.v)
@@ -117,9 +119,8 @@ def step(
             + 2 * shape.hidden * RESIDUAL[eager]
         )
         found.append(Operation("elementwise", 0, tokens * wide, blocks * (forwards + 2)))
-    head = "output and loss"
-    found.append(product(tokens, shape.hidden, shape.vocabulary, head, 2 + full))
-    found.append(Operation(head, 0, tokens * shape.vocabulary * LOSS[eager]))
+    found.append(product(tokens, shape.hidden, shape.vocabulary, count=2 + full))  # the output head
+    found.append(Operation("loss", 0, tokens * shape.vocabulary * LOSS[eager]))
     found.append(Operation("optimizer", 0, ADAM * (shape.total if full else lora(shape, rank, targets))))
     return [operation for operation in found if operation.count]
 

@@ -18,6 +18,7 @@ from lora_lab import (
     figures_breaks,
     figures_conformance,
     figures_counting,
+    figures_hardware,
     figures_interview,
     figures_lowrank,
     figures_merging,
@@ -70,6 +71,15 @@ SAMPLES = {
         {"card": {"exact": 3, "approximate": 2, "depends": 4, "misleading": 1}, "lessons": {"exact": 9}}
     ),
     figures_interview.card_days: lambda: figures_interview.card_days({n: (X[:5], X[1:6]) for n in NAMES}, boxes=6),
+    figures_hardware.roofline: lambda: figures_hardware.roofline(
+        {"one": (1e14, 1e12), "two": (1e13, 3e11)}, {"three": (10, 1e13), "four": (500, 9e13)}
+    ),
+    figures_hardware.fit_map: lambda: figures_hardware.fit_map(
+        {"a": {"m": "none", "n": "full"}, "b": {"m": "LoRA", "n": "QLoRA"}}, ["none", "full", "LoRA", "QLoRA"]
+    ),
+    figures_hardware.dots: lambda: figures_hardware.dots(
+        {n: {s: i + 1 for i, s in enumerate(NAMES)} for n in "ab"}, "x"
+    ),
     figures_practice.solved: lambda: figures_practice.solved({"01": (2, 1, 4), "03": (1, 0, 3)}),
 }
 QUICK = {"live_dial": {"tokens": 6}}
