@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_lab import models, scoring, tasks, training_setup
+from lora_lab import models, processes, scoring, tasks, training_setup
 from lora_lab.adapters import count_parameters
 from lora_lab.generate import complete
 from lora_lab.peak_memory import PeakMemory
@@ -23,6 +23,7 @@ STYLE_SAMPLES = 12
 SAMPLE_TOKENS = 60
 
 
+@processes.together
 def finetune(
     model: str | Path = "base",
     task: str | Path = "pirate",
@@ -79,22 +80,25 @@ def finetune(
         checkpointing=checkpointing,
         evaluate_every=evaluate_every,
     )
-    say = (lambda *_: None) if quiet else print
+    rows = processes.rows_each(batch_size)
+    say = print if processes.is_main() and not quiet else lambda *_: None
     place = models.pick_device(device)
     chosen = tasks.load_task(task, seed)
     with RunFolder(output, settings, resume) as folder:
         # Code, tokenizer and examples come first, so that the memory measured is that of the model and its training.
         from lora_lab.trainer import AfterSteps, LabTrainer
 
-        models.prepare(model)
-        tokenizer = models.load_tokenizer(model)
+        with processes.one_first():
+            models.prepare(model)
+            tokenizer = models.load_tokenizer(model)
         train = [tasks.encode(e, tokenizer, max_length) for e in chosen.train]
         validation = [tasks.encode(e, tokenizer, max_length) for e in chosen.validation[:CHECKED_DURING_TRAINING]]
         peak = PeakMemory(place)
         network = models.load_model(model, str(place))
         training_setup.check_length(network, settings)
         training_setup.make_trainable(network, settings)
-        predicted = predicted_memory(network, settings, max(len(row["input_ids"]) for row in train))
+        longest = max(len(row["input_ids"]) for row in train)
+        predicted = predicted_memory(network, settings | {"batch_size": rows}, longest)
         counts = count_parameters(network)
         folder.check_room(counts.trainable)
         say(_plan(settings, chosen, counts, predicted))

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from lora_lab import processes
     from lora_lab.finetune import finetune
 
     options = vars(args) | {"output": args.output or f"runs/{Path(args.task).stem}-{args.method}"}
@@ -43,9 +44,9 @@ def main(args: argparse.Namespace) -> int:
     if revision := options.pop("revision"):
         options["model"] += f"@{revision}"
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning if processes.is_main() else lambda *_, **__: None
         result = finetune(**options)
-    if as_json:
+    if as_json and processes.is_main():
         print(json.dumps(result.as_json()), flush=True)
     return 0
 

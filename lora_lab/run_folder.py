@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lora_lab import storage
+from lora_lab import processes, storage
 from lora_lab.adapters import adapter_names
 from lora_lab.result import Result
 
@@ -24,16 +24,28 @@ class RunFolder:
 
     Entering makes the folder and raises ValueError where it cannot serve: a file, a model where an adapter should go,
     a resume with nothing to resume or with other settings. Leaving by an error takes away what is of no use; leaving
-    by ^C or a full disk keeps the checkpoints, so that --resume can go on. Without `output` it is a temporary folder.
+    by ^C, a full disk or a lost process keeps the checkpoints, so that --resume can go on. Without `output` it is a
+    temporary folder. Of several processes the main one alone writes; all must see the same folder.
     """
 
     def __init__(self, output: str | Path | None, settings: dict[str, Any], resume: bool):
         self.settings, self.resume = settings, resume
-        self.temporary = tempfile.TemporaryDirectory() if output is None else None
-        self.path = Path(output if output is not None else self.temporary.name)
+        self.to_keep = output is not None
+        self.temporary = None if self.to_keep or not processes.is_main() else tempfile.TemporaryDirectory()
+        self.path = Path(processes.from_main(str(output) if self.temporary is None else self.temporary.name))
         self.checkpoints = self.path / CHECKPOINTS
 
     def __enter__(self) -> RunFolder:
+        if processes.is_main():
+            self._make()
+        processes.wait()
+        if not (self.checkpoints / SETTINGS_FILE).is_file():
+            raise ValueError(
+                f"--output {self.path} is not there for process {processes.index()}: all must see one folder"
+            )
+        return self
+
+    def _make(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--output {self.path} is a file; expected a folder, new or from an earlier run")
         wrong = {"lora": "config.json", "full": storage.CONFIG_FILE}[self.settings["method"]]
@@ -48,9 +60,16 @@ class RunFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir()
             _write_json(self.checkpoints / SETTINGS_FILE, self.settings)
-        return self
 
     def __exit__(self, kind, error, _) -> None:
+        if error is not None:
+            processes.end_in_peace()
+        if processes.is_main():
+            self._tidy(error)
+        if self.to_keep and processes.lost(error):
+            raise ConnectionError(f"a process was lost, or the launcher stopped this one. {self._way_on()}") from error
+
+    def _tidy(self, error: BaseException | None) -> None:
         shutil.rmtree(self.path / PARTIAL, ignore_errors=True)
         shutil.rmtree(self.checkpoints / PARTIAL, ignore_errors=True)
         if self.temporary is not None:
@@ -61,10 +80,14 @@ class RunFolder:
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
                 if self.was_new and not any(self.path.iterdir()):
                     self.path.rmdir()
-            elif isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt(
-                    f"{kept} is kept: the same command with --resume goes on from step {step_of(kept)}"
-                ) from error
+            elif isinstance(error, KeyboardInterrupt) and not processes.lost(error):
+                raise KeyboardInterrupt(self._way_on()) from error
+
+    def _way_on(self) -> str:
+        kept = self.newest_checkpoint()
+        if kept is None:
+            return "There is no checkpoint yet: start again"
+        return f"{kept} is kept: the same command with --resume goes on from step {step_of(kept)}"
 
     def check_room(self, trainable: int) -> None:
         """Raise the system's own "disk full" error if the checkpoints of `trainable` parameters will not fit.
@@ -82,8 +105,11 @@ class RunFolder:
 
     def finish(self, result: Result) -> None:
         """Write the adapter (or the model and its tokenizer) and training.json, then drop the checkpoints."""
-        if self.temporary is not None:
-            return
+        if self.to_keep and processes.is_main():
+            self._finish(result)
+        processes.wait()
+
+    def _finish(self, result: Result) -> None:
         partial = self.path / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()

@@ -1,5 +1,6 @@
-"""transformers' Trainer, taught four things: checkpoints that hold the adapter alone and are never half-written, a
-validation loss in which every token weighs the same, a stop at the first loss that is not a number, a quiet bar."""
+"""transformers' Trainer, taught five things: checkpoints that hold the adapter alone and are never half-written, a
+validation loss in which every token weighs the same, a stop at the first loss that is not a number, a quiet bar, and
+the same steps whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -12,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_model, save_model
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_in_notebook
 
-from lora_lab import scoring, storage
+from lora_lab import processes, scoring, storage
 from lora_lab.adapters import adapter_names, delete_adapter
 from lora_lab.run_folder import PARTIAL, step_of
 
@@ -28,6 +30,9 @@ FULL_WEIGHTS = "model.safetensors"
 
 class LabTrainer(Trainer):
     """A Trainer over encoded examples (dicts of `input_ids` and `labels`).
+
+    Several processes read the same batches and each takes its share of every one, so a batch is what one process alone
+    would see; the loss is the mean over the tokens of all shares (`average_tokens_across_devices`).
 
     After `train()`: `seconds` is the time of training alone, evaluation and checkpoints left out, `tokens` how many
     were read, padding left out; both go on counting after a resume. Raises FloatingPointError for a loss that is NaN
@@ -40,11 +45,11 @@ class LabTrainer(Trainer):
             args=arguments,
             train_dataset=rows,
             eval_dataset=validation,
-            data_collator=lambda batch: scoring.collate(batch, tokenizer.pad_token_id),
+            data_collator=lambda batch: scoring.collate(own_rows(batch), tokenizer.pad_token_id),
         )
         self.pad_id = tokenizer.pad_token_id
         self.pop_callback(PrinterCallback)
-        if not quiet:
+        if not quiet and processes.is_main():
             self.add_callback(_progress())
         self.seconds, self.tokens = 0.0, 0
 
@@ -52,10 +57,12 @@ class LabTrainer(Trainer):
         """Train from the start, or from a checkpoint as if there had been no break."""
         if checkpoint is not None:
             done = json.loads((checkpoint / PROGRESS_FILE).read_text())
-            self.seconds, self.tokens = done["seconds"], done["tokens"]
+            self.seconds, self.tokens = done["seconds"], done["tokens"] if processes.is_main() else 0
             if step_of(checkpoint) >= self.args.max_steps:  # killed between the last step and the end
                 self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
                 return
+        if not processes.is_main():  # other inputs are dropped in each process
+            torch.manual_seed(self.args.seed + processes.index())
         self._clock = time.perf_counter()
         try:
             self.train(None if checkpoint is None else str(checkpoint))
@@ -64,6 +71,7 @@ class LabTrainer(Trainer):
                 if isinstance(callback, Bar):
                     callback.close()
         self._count_time()
+        self.tokens = int(processes.total(self.tokens)[0])
         # Trainer changed the model for training: no cache, and on a GPU a forward wrapped in autocast.
         self.model.config.use_cache = True
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -87,16 +95,20 @@ class LabTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         self.tokens += int(inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+        # Of all processes, so that all of them stop at the same step; each has its loss times their number.
+        value = processes.total(loss.item())[0] / processes.count()
+        if not math.isfinite(value):
             raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1} with a learning rate of "
+                f"the loss became {value} at step {self.state.global_step + 1} with a learning rate of "
                 f"{self._get_learning_rate():.3g}: try a lower one, such as --lr {self.args.learning_rate / 10:.2g}"
             )
         return loss
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         self._count_time()
-        total, count = scoring.nats(self.model, self.eval_dataset, self.pad_id, self.args.per_device_eval_batch_size)
+        rows = self.eval_dataset + [unlabelled(self.eval_dataset[0])] * (-len(self.eval_dataset) % processes.count())
+        size = processes.rows_each(self.args.per_device_eval_batch_size)
+        total, count = processes.total(*scoring.nats(self.model, processes.share(rows), self.pad_id, size))
         if not math.isfinite(total):
             raise FloatingPointError(
                 f"the validation loss became {total} at step {self.state.global_step}: try a lower --lr than "
@@ -108,24 +120,37 @@ class LabTrainer(Trainer):
         self._clock = time.perf_counter()
         return metrics
 
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        if isinstance(shard := loader.batch_sampler, BatchSamplerShard):
+            # Every process reads every batch, and the collator takes its share: accelerate's own sharing would fill up
+            # an epoch's last batch with examples from the epoch's beginning, other ones for each number of processes.
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return loader
+
     def _save_checkpoint(self, model, trial) -> None:
         """The newest checkpoint and the best one stay; a kill at any moment leaves whole checkpoints only."""
         self._count_time()
         folder = Path(self.args.output_dir)
         partial = folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_weights(self.model, partial)
-        self._save_optimizer_and_scheduler(str(partial))
+        tokens = int(processes.total(self.tokens)[0])
+        if processes.is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            write_weights(self.model, partial)
+            self._save_optimizer_and_scheduler(str(partial))
+            (partial / PROGRESS_FILE).write_text(json.dumps({"seconds": self.seconds, "tokens": tokens}))
+            self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
+        processes.wait()
         self._save_rng_state(str(partial))
-        (partial / PROGRESS_FILE).write_text(json.dumps({"seconds": self.seconds, "tokens": self.tokens}))
-        self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
-        newest = folder / f"checkpoint-{self.state.global_step}"
-        shutil.rmtree(newest, ignore_errors=True)
-        os.replace(partial, newest)
-        for old in folder.glob("checkpoint-*"):
-            if step_of(old) not in (self.state.global_step, self.state.best_global_step):
-                shutil.rmtree(old)
+        processes.wait()
+        if processes.is_main():
+            newest = folder / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(newest, ignore_errors=True)
+            os.replace(partial, newest)
+            for old in folder.glob("checkpoint-*"):
+                if step_of(old) not in (self.state.global_step, self.state.best_global_step):
+                    shutil.rmtree(old)
         self._clock = time.perf_counter()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
@@ -134,6 +159,16 @@ class LabTrainer(Trainer):
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+def own_rows(batch: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
+    """This process's share of a batch; where that is none, a row that weighs nothing: all take part in every step."""
+    return processes.share(batch) or [unlabelled(batch[0])]
+
+
+def unlabelled(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """The row with no token to score."""
+    return row | {"labels": [scoring.IGNORE] * len(row["labels"])}
 
 
 def write_weights(model: torch.nn.Module, folder: Path) -> None:

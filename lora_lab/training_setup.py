@@ -129,6 +129,7 @@ def arguments(given: dict[str, Any], folder: Path, place: torch.device):
         use_cpu=place.type == "cpu",
         bf16=place.type == "cuda",
         dataloader_pin_memory=place.type == "cuda",
+        ddp_find_unused_parameters=False,  # every adapter takes part in every pass
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
