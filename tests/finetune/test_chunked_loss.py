@@ -51,7 +51,7 @@ def batch(vocabulary: int = 97) -> dict[str, torch.Tensor]:
 def loss_and_gradients(model, **inputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
     loss = model(**inputs).loss
-    loss.backward()
+    (3 * loss).backward()  # as where a step has several passes, or several devices
     return loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -62,7 +62,7 @@ def check_same(model, chunk: int, **more) -> None:
     torch.testing.assert_close(found, loss, rtol=1e-6, atol=1e-6)
     assert gradients.keys() == its.keys() and any(g.any() for g in its.values())
     for name in gradients:
-        torch.testing.assert_close(its[name], gradients[name], rtol=1e-5, atol=1e-6, msg=name)
+        assert (its[name] - gradients[name]).norm() <= 3e-6 * gradients[name].norm(), name
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -105,7 +105,7 @@ def test_under_autocast_it_is_as_near_as_bfloat16_lets_it_be():
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, loss, rtol=1e-3, atol=1e-3)
     for name in gradients:
-        assert (its[name] - gradients[name]).norm() < 0.02 * gradients[name].norm()
+        assert (its[name] - gradients[name]).norm() < 0.03 * gradients[name].norm()
 
 
 def test_no_logits_are_kept_nor_made():
@@ -162,6 +162,11 @@ def test_another_loss_is_refused_and_nothing_is_changed():
         with chunked_loss.installed(model, 4):
             pass
     assert "forward" not in vars(model)
+    model = model_of("llama")
+    model.config.output_router_logits = True
+    with pytest.raises(ValueError, match="adds its router's loss"):
+        with chunked_loss.installed(model, 4):
+            pass
     model = model_of("llama")
     model.temperature = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(ValueError, match="temperature trains outside"):
