@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lora_lab import models
+from lora_lab import chat, models
+from lora_lab.task_files import Conversation
 from lora_lab.tasks import prompt_ids
 
 if TYPE_CHECKING:
@@ -22,23 +23,25 @@ if TYPE_CHECKING:
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
+    prompt: str | Conversation,
     max_new_tokens: int = 60,
     temperature: float = 0.0,
     seed: int = 0,
 ) -> str:
-    """The prompt and what the model writes after it, up to its end token or `max_new_tokens`.
+    """The prompt and what the model writes after it, up to its end token or `max_new_tokens`; of a conversation the
+    answer alone.
 
     At temperature 0 the likeliest token is taken each time; above it tokens are drawn from softmax(logits /
     temperature), the same for the same seed. Torch's own random state is left as it was.
     """
-    return prompt + complete(model, tokenizer, [prompt], max_new_tokens, temperature=temperature, seed=seed)[0]
+    written = complete(model, tokenizer, [prompt], max_new_tokens, temperature=temperature, seed=seed)[0]
+    return written.strip() if isinstance(prompt, Conversation) else prompt + written
 
 
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Conversation],
     max_new_tokens: int = 60,
     batch_size: int = 125,
     temperature: float = 0.0,
@@ -64,6 +67,10 @@ def complete(
     sampling = {"do_sample": False}
     if temperature:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    ends = {tokenizer.eos_token_id}
+    if any(isinstance(p, Conversation) for p in prompts):
+        ends.add(chat.end_id(tokenizer))  # a template may end a turn otherwise than a text
+    ends = [end for end in ends if end is not None]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     answers = [""] * len(rows)
     devices = [model.device] if model.device.type == "cuda" else []
@@ -78,7 +85,7 @@ def complete(
                 repetition_penalty=1.0,
                 use_cache=True,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=ends or None,
                 **sampling,
             )
             texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
@@ -104,6 +111,10 @@ def _left_padded(rows: list[list[int]], pad_id: int, device: torch.device) -> di
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help='the beginning of the text, such as "Once upon"')
+    parser.add_argument(
+        "--chat", action="store_true", help="the prompt is a question: ask it in the tokenizer's chat template"
+    )
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: what the system says first")
     parser.add_argument("--model", default="base", help="base, a folder, or a hub name (default: base)")
     parser.add_argument(
         "--revision", metavar="R", help="the commit, tag or branch of a hub model (default: its newest)"
@@ -131,10 +142,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     if args.adapter is None and args.alpha_scale != 1.0:
         raise ValueError(f"--alpha-scale {args.alpha_scale:g} turns an adapter up or down: name one with --adapter DIR")
+    if args.system is not None and not args.chat:
+        raise ValueError("--system is the first turn of a conversation: give --chat too")
     model, tokenizer = models.load(args.model, args.device, args.adapter, args.revision)
     if args.adapter is not None:
         from lora_lab.adapters import set_scale
 
         set_scale(model, args.alpha_scale)
-    print(generate(model, tokenizer, args.prompt, args.max_new_tokens, args.temperature, args.seed))
+    prompt = args.prompt
+    if args.chat:
+        said_first = () if args.system is None else (("system", args.system),)
+        prompt = Conversation((*said_first, ("user", args.prompt)))
+    print(generate(model, tokenizer, prompt, args.max_new_tokens, args.temperature, args.seed))
     return 0

@@ -1,4 +1,5 @@
-"""The learner's own file as examples: plain text cut at paragraphs, or JSON lines of prompt and completion.
+"""The learner's own file as examples: plain text cut at paragraphs, JSON lines of prompt and completion, or of
+conversations.
 
 What cannot be learned from is refused here, before a model is loaded, with the line and the way forward.
 """
@@ -14,37 +15,58 @@ from pathlib import Path
 LEAST_CHARACTERS = 2_000  # of a .txt file: fewer would leave next to nothing to validate on
 LEAST_EXAMPLES = 10  # of a .jsonl file
 MOST_BYTES = 50_000_000
-MOST_LINE = 20_000  # characters; a longer line is most likely not prose
-MOST_EXAMPLE = 4_000  # characters of prompt and completion
+MOST_WORD = 20_000  # characters without a space; a longer run is encoded data, not prose in any script
+MOST_EXAMPLE = 200_000  # characters of one example: about 50,000 tokens of English
 PASSAGE = 450  # characters of a passage, about 100 tokens of plain English
+ROLES = ("system", "user", "assistant")
+# What other formats call them.
+OTHER_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "developer": "system"}
+
+Turns = tuple[tuple[str, str], ...]  # (role, content) of each, in order
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A prompt of several turns, the last of them the one to answer. Tokens are made of it by `chat`."""
+
+    turns: Turns
+
+    def __str__(self) -> str:
+        return "\n".join(f"{role.capitalize()}: {content}" for role, content in self.turns)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One thing to learn: `completion`, given `prompt` ("" for plain text)."""
+    """One thing to learn: `completion`, given `prompt` ("" for plain text).
 
-    prompt: str
+    Where the prompt is a conversation, the assistant's earlier answers in it are learned too.
+    """
+
+    prompt: str | Conversation
     completion: str
 
 
-def read_text(path: Path) -> tuple[Example, ...]:
-    """Passages of up to about 450 characters, cut at paragraphs; a longer paragraph is cut at its sentences.
+def read_text(path: Path, passage: int = PASSAGE) -> tuple[Example, ...]:
+    """Passages of up to `passage` characters, cut at paragraphs; a longer paragraph is cut at its sentences.
 
+    A short file is cut into shorter passages, down to 450 characters, so that ten of them remain to learn from.
     Raises FileNotFoundError, or ValueError where the file is empty, short (under 2,000 characters), binary, not
-    UTF-8, too large, or has a line of over 20,000 characters.
+    UTF-8, too large, or has over 20,000 characters without a space.
     """
     text = _decoded(path)
     for number, line in enumerate(text.split("\n"), start=1):
-        if len(line) > MOST_LINE:
+        longest = max(map(len, line.split()), default=0) if len(line) > MOST_WORD else 0
+        if longest > MOST_WORD:
             raise ValueError(
-                f"{path.name}, line {number} has {len(line):,} characters; expected at most {MOST_LINE:,}. "
-                "Break it into paragraphs with a blank line between them"
+                f"{path.name}, line {number} has {longest:,} characters without a space; expected at most "
+                f"{MOST_WORD:,}. This is encoded data rather than text: take it out"
             )
+    passage = max(PASSAGE, min(passage, len(text) // LEAST_EXAMPLES))
     passages: list[str] = []
     for paragraph in re.split(r"\n[^\S\n]*\n", text):
-        for piece in _pieces(paragraph.strip("\n")):
+        for piece in _pieces(paragraph.strip("\n"), passage):
             # Short paragraphs share a passage: lines of dialogue, list items, verses.
-            if passages and len(passages[-1]) + len(piece) + 2 <= PASSAGE:
+            if passages and len(passages[-1]) + len(piece) + 2 <= passage:
                 passages[-1] += "\n\n" + piece
             else:
                 passages.append(piece)
@@ -58,60 +80,125 @@ def read_text(path: Path) -> tuple[Example, ...]:
     return examples
 
 
-def _pieces(paragraph: str) -> list[str]:
+def _pieces(paragraph: str, passage: int) -> list[str]:
     """A paragraph, or where it is too long its sentences (then words) gathered up to the size of a passage."""
-    if len(paragraph) <= PASSAGE:
+    if len(paragraph) <= passage:
         return [paragraph] if paragraph.strip() else []
     pieces = [""]
     for sentence in re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s)|\n|\Z)\s*", paragraph, flags=re.DOTALL):
-        parts = [sentence] if len(sentence) <= PASSAGE else re.findall(r"\s*\S{1,400}", sentence)
+        parts = [sentence] if len(sentence) <= passage else re.findall(r"\s*\S{1,400}", sentence)
         for part in parts:
-            if pieces[-1] and len(pieces[-1]) + len(part) > PASSAGE:
+            if pieces[-1] and len(pieces[-1]) + len(part) > passage:
                 pieces.append("")
             pieces[-1] += part
     return [p.strip() for p in pieces if p.strip()]
 
 
 def read_jsonl(path: Path) -> tuple[Example, ...]:
-    """One example a line, `{"prompt": "...", "completion": "..."}`; blank lines are passed over.
+    """One example a line; blank lines are passed over. All lines are of one kind:
 
-    Raises FileNotFoundError, or ValueError with the line's number where a line is not such an object, a completion
-    is empty or an example is over 4,000 characters, and where there are fewer than 10 different examples.
+    `{"prompt": "...", "completion": "..."}`, or a conversation whose last turn is the assistant's,
+    `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`.
+
+    Raises FileNotFoundError, or ValueError with the line's number where a line is not such an object, a text to learn
+    is empty or an example is over 200,000 characters, and where there are fewer than 10 different examples.
     """
-    examples = [
-        _example(line, f"{path.name}, line {number}")
-        for number, line in enumerate(_decoded(path).split("\n"), start=1)
-        if line.strip()
-    ]
+    examples: list[Example] = []
+    for number, line in enumerate(_decoded(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path.name}, line {number}"
+            examples.append(_example(line, where))
+            kinds = ["a conversation" if isinstance(e.prompt, Conversation) else PAIR for e in examples[-2:]]
+            if len(set(kinds)) > 1:
+                raise ValueError(f"{where} is {kinds[1]}, the line before {kinds[0]}; expected one kind in one file")
     different = tuple(dict.fromkeys(examples))  # a repeated example must not be in both splits
     if len(different) < LEAST_EXAMPLES:
         raise ValueError(f"{path.name} has {len(different)} different examples; expected at least {LEAST_EXAMPLES}")
     return different
 
 
+PAIR = '{"prompt": "...", "completion": "..."}'
+MESSAGES = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+
+
 def _example(line: str, where: str) -> Example:
-    wanted = '{"prompt": "...", "completion": "..."}'
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg} at character {error.pos + 1}); expected {wanted}") from None
+        raise ValueError(f"{where} is not JSON ({error.msg} at character {error.pos + 1}); expected {PAIR}") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{where} is a JSON {type(row).__name__}; expected {wanted}")
-    for key in ("prompt", "completion"):
-        if key not in row:
-            near = difflib.get_close_matches(key, row, n=1)
-            hint = f" Did you mean {key!r} where it says {near[0]!r}?" if near else ""
-            raise ValueError(f"{where} has no {key!r} (keys: {', '.join(row) or 'none'}); expected {wanted}.{hint}")
-        if not isinstance(row[key], str):
-            raise ValueError(f"{where}: {key!r} is {row[key]!r:.60}; expected a text in quotes")
-    if not row["completion"].strip():
-        raise ValueError(f"{where} has an empty completion; expected the text to learn")
-    length = len(row["prompt"]) + len(row["completion"])
+        raise ValueError(f"{where} is a JSON {type(row).__name__}; expected {PAIR} or {MESSAGES}")
+    if "messages" in row:
+        example = _conversation(row, where)
+        length = sum(len(content) for _, content in example.prompt.turns) + len(example.completion)
+    else:
+        example = _pair(row, where)
+        length = len(example.prompt) + len(example.completion)
     if length > MOST_EXAMPLE:
         raise ValueError(
             f"{where} has {length:,} characters; expected at most {MOST_EXAMPLE:,}. Split it into several examples"
         )
+    return example
+
+
+def _pair(row: dict, where: str) -> Example:
+    for key in ("prompt", "completion"):
+        if key not in row:
+            near = difflib.get_close_matches(key, row, n=1) or difflib.get_close_matches("messages", row, n=1)
+            meant = key if difflib.get_close_matches(key, row, n=1) else "messages"
+            hint = f" Did you mean {meant!r} where it says {near[0]!r}?" if near else ""
+            if "conversations" in row:
+                hint = f" A conversation is written {MESSAGES}."
+            raise ValueError(f"{where} has no {key!r} (keys: {', '.join(row) or 'none'}); expected {PAIR}.{hint}")
+        if not isinstance(row[key], str):
+            raise ValueError(f"{where}: {key!r} is {row[key]!r:.60}; expected a text in quotes")
+    if not row["completion"].strip():
+        raise ValueError(f"{where} has an empty completion; expected the text to learn")
     return Example(row["prompt"], row["completion"])
+
+
+def _conversation(row: dict, where: str) -> Example:
+    messages = row["messages"]
+    if both := {"prompt", "completion"} & set(row):
+        raise ValueError(f"{where} has 'messages' and {sorted(both)[0]!r}; expected one kind: {PAIR} or {MESSAGES}")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"{where}: 'messages' is {messages!r:.60}; expected a list of turns, {MESSAGES}")
+    turns = tuple(_turn(message, f"{where}, message {i}") for i, message in enumerate(messages, start=1))
+    roles = [role for role, _ in turns]
+    if "system" in roles[1:]:
+        raise ValueError(f"{where}, message {roles.index('system', 1) + 1} is the system's; expected it first")
+    if "assistant" not in roles:
+        raise ValueError(f"{where} has no turn of the assistant: there is nothing to learn. Add an answer")
+    if roles[-1] != "assistant":
+        raise ValueError(f"{where} ends with a turn of the {roles[-1]}; expected the assistant's answer as the last")
+    if "user" not in roles:
+        raise ValueError(f"{where} has no turn of the user; expected one before the answer")
+    return Example(Conversation(turns[:-1]), turns[-1][1])
+
+
+def _turn(message: object, where: str) -> tuple[str, str]:
+    wanted = '{"role": "user", "content": "..."}'
+    if not isinstance(message, dict):
+        raise ValueError(f"{where} is a JSON {type(message).__name__}; expected {wanted}")
+    for key in ("role", "content"):
+        if key not in message:
+            near = difflib.get_close_matches(key, message, n=1) or [
+                name for name in {"role": ("from",), "content": ("value", "text")}[key] if name in message
+            ]
+            hint = f" Did you mean {key!r} where it says {near[0]!r}?" if near else ""
+            raise ValueError(f"{where} has no {key!r} (keys: {', '.join(message) or 'none'}); expected {wanted}.{hint}")
+        if not isinstance(message[key], str):
+            raise ValueError(f"{where}: {key!r} is {message[key]!r:.60}; expected a text in quotes")
+    if more := sorted(set(message) - {"role", "content"}):
+        raise ValueError(f"{where} has {more[0]!r} too; expected {wanted} and no more: only text is learned here")
+    role, content = message["role"], message["content"]
+    if role not in ROLES:
+        near = difflib.get_close_matches(role.lower(), ROLES, n=1) or [OTHER_ROLES.get(role.lower())]
+        hint = f" Did you mean {near[0]!r}?" if near[0] else ""
+        raise ValueError(f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}.{hint}")
+    if not content.strip():
+        raise ValueError(f"{where}, the {role}'s, is empty; expected a text")
+    return role, content
 
 
 def _decoded(path: Path) -> str:

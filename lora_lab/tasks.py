@@ -12,12 +12,14 @@ import importlib.machinery
 import re
 import sys
 import sysconfig
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lora_lab import chat
 from lora_lab.query_language import make_items
-from lora_lab.task_files import Example, read_jsonl, read_text
+from lora_lab.task_files import LEAST_EXAMPLES, PASSAGE, Conversation, Example, read_jsonl, read_text
 
 ASSETS = Path(__file__).parent / "assets" / "tasks"
 
@@ -41,15 +43,16 @@ class Task:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
-    prompts: tuple[str, str, str]
+    prompts: tuple[str | Conversation, ...]
     exact_match: bool = False
     style_score: Callable[[str], float] | None = None
 
 
-def load_task(name_or_file: str | Path, seed: int = 0) -> Task:
+def load_task(name_or_file: str | Path, seed: int = 0, max_length: int = 128) -> Task:
     """The task of that name, or one made from the learner's own .txt or .jsonl file.
 
-    `seed` draws the items of `query`; the other tasks are the same for every seed.
+    `seed` draws the items of `query`; the other tasks are the same for every seed. `max_length` sizes the passages of
+    a .txt file: 450 characters for 128 tokens, and as many more as there is room for.
     Raises ValueError for an unknown name (with the nearest ones) and for a file that cannot be learned from, each with
     its reason, and FileNotFoundError for a missing file.
     """
@@ -58,7 +61,7 @@ def load_task(name_or_file: str | Path, seed: int = 0) -> Task:
         return {"pirate": _pirate, "code": _code, "query": lambda: _query(seed)}[text]()
     path = Path(text)
     if isinstance(name_or_file, Path) or path.suffix or len(path.parts) > 1 or path.is_file():
-        return _own_file(path)
+        return _own_file(path, max_length)
     near = difflib.get_close_matches(text.lower(), TASKS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
@@ -74,8 +77,13 @@ def base_stories() -> tuple[str, ...]:
     return _paragraphs("base_stories.txt")
 
 
-def prompt_ids(prompt: str, tokenizer) -> list[int]:
-    """The start token, if the tokenizer has one, and the prompt's tokens: what a model is given before it writes."""
+def prompt_ids(prompt: str | Conversation, tokenizer) -> list[int]:
+    """The start token, if the tokenizer has one, and the prompt's tokens: what a model is given before it writes.
+
+    A conversation comes in the tokenizer's chat template, up to its opening of an answer.
+    """
+    if isinstance(prompt, Conversation):
+        return chat.prompt_ids(prompt.turns, tokenizer)
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     return start + _ids(prompt, tokenizer)
 
@@ -86,18 +94,132 @@ def encode(example: Example, tokenizer, max_length: int) -> dict[str, list[int]]
     Returns `input_ids` and `labels`, both [length]. A label is -100 (not learned) on the start token and the prompt,
     elsewhere the token itself: the model shifts labels by one, so it is asked to predict exactly the completion and
     the end. Prompt and completion are tokenized apart, because that is how the prompt comes when the model is used.
-    A start or end token that the tokenizer lacks is left out.
+    A start or end token that the tokenizer lacks is left out. Of a conversation every answer is learned (`chat`).
     Raises ValueError if no token of the completion is left within `max_length`.
     """
+    return _cut(example, _whole(example, tokenizer), max_length)
+
+
+def windows(example: Example, tokenizer, max_length: int) -> list[dict[str, list[int]]]:
+    """`encode`, but a text without a prompt that is too long is cut into rows instead of losing its end.
+
+    Each further row begins with the last token of the row before, read and not learned: every token of the text is
+    learned exactly once.
+    """
+    return _windows(example, _whole(example, tokenizer), max_length)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A task as rows of tokens: what is left of it within `max_length`, and in `notes` what was cut, as sentences."""
+
+    task: Task
+    train: list[dict[str, list[int]]]
+    validation: list[dict[str, list[int]]]
+    notes: tuple[str, ...]
+
+
+def encode_task(task: Task, tokenizer, max_length: int, cut_into_windows: bool = False) -> Encoded:
+    """Every training and validation example encoded; those whose prompt alone fills `max_length` are left out.
+
+    Warns of what is left out, with the first of them. Raises ValueError where that leaves fewer than 10 examples to
+    learn from, or none to validate or test on.
+    """
+    train, whole = _fitting(task.train, tokenizer, max_length, "to learn from", LEAST_EXAMPLES)
+    validation, held_out = _fitting(task.validation, tokenizer, max_length, "to validate on", 1)
+    test = validation
+    if task.test is not task.validation:
+        test = _fitting(task.test, tokenizer, max_length, "to test on", 1)[0]
+    cut = _windows if cut_into_windows else (lambda *given: [_cut(*given)])
+    pieces = [cut(example, row, max_length) for example, row in zip(train, whole, strict=True)]
+    fitted = replace(task, train=train, validation=validation, test=test)
+    if task.name not in TASKS:
+        fitted = replace(fitted, prompts=_short_prompts(fitted, tokenizer, max_length))
+    return Encoded(
+        fitted,
+        train=[row for rows in pieces for row in rows],
+        validation=[_cut(example, row, max_length) for example, row in zip(validation, held_out, strict=True)],
+        notes=tuple(_notes(fitted, tokenizer, whole, pieces, max_length)),
+    )
+
+
+def _fitting(examples: Sequence[Example], tokenizer, max_length: int, purpose: str, least: int):
+    """The examples with something to learn within `max_length`, and the whole of their tokens."""
+    rows = [_whole(example, tokenizer) for example in examples]
+    fits = [_unlearned(row) < min(max_length, len(row["labels"])) for row in rows]
+    kept = tuple(e for e, fit in zip(examples, fits, strict=True) if fit)
+    if len(kept) < len(rows):
+        first = fits.index(False)
+        said = (
+            f"{len(rows) - len(kept):,} of {len(rows):,} examples {purpose} have prompts that leave no room to learn "
+            f"within max_length {max_length}; the first is {_short(str(examples[first].prompt))!r} with "
+            f"{_unlearned(rows[first]):,} tokens"
+        )
+        if len(kept) < least:
+            raise ValueError(f"{said}. {len(kept)} are left, expected at least {least}: make max_length larger")
+        warnings.warn(f"{said}: they are left out", stacklevel=3)
+    return kept, [row for row, fit in zip(rows, fits, strict=True) if fit]
+
+
+def _notes(task: Task, tokenizer, whole: list, pieces: list, max_length: int) -> list[str]:
+    notes = [chat.describe(tokenizer)] if any(isinstance(e.prompt, Conversation) for e in task.train) else []
+    lengths = [len(row["labels"]) for row in whole]
+    lost = [n - max_length for n, rows in zip(lengths, pieces, strict=True) if len(rows) == 1 and n > max_length]
+    if lost:
+        notes.append(
+            f"{len(lost):,} of {len(whole):,} examples are longer than {max_length} tokens: {sum(lost):,} of "
+            f"{sum(lengths):,} tokens ({sum(lost) / sum(lengths):.1%}) are cut off"
+        )
+    if long := [rows for rows in pieces if len(rows) > 1]:
+        notes.append(
+            f"{len(long):,} texts longer than {max_length} tokens are cut into {sum(map(len, long)):,} windows"
+        )
+    return notes
+
+
+def _short_prompts(task: Task, tokenizer, max_length: int) -> tuple[str | Conversation, ...]:
+    """Openings for samples that leave half of `max_length` to write in, where there are such; else the shortest."""
+    openings = _openings((*task.validation, *task.train)[:200])
+    lengths = {p: len(prompt_ids(p, tokenizer)) for p in openings}
+    fitting = [p for p in openings if lengths[p] <= max_length // 2]
+    return tuple(fitting[:3] if len(fitting) >= 3 else sorted(openings, key=lengths.get)[:3])
+
+
+def _openings(examples: Sequence[Example]) -> list[str | Conversation]:
+    return [e.prompt or " ".join(e.completion.split()[:6]) for e in examples]
+
+
+def _whole(example: Example, tokenizer) -> dict[str, list[int]]:
+    if isinstance(example.prompt, Conversation):
+        return chat.encode((*example.prompt.turns, ("assistant", example.completion)), tokenizer)
     prompt = prompt_ids(example.prompt, tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    input_ids = (prompt + _ids(example.completion, tokenizer) + end)[: max(max_length, 0)]
-    if len(input_ids) <= len(prompt):
+    learned = _ids(example.completion, tokenizer) + end
+    return {"input_ids": prompt + learned, "labels": [-100] * len(prompt) + learned}
+
+
+def _cut(example: Example, row: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
+    if (unread := _unlearned(row)) >= min(max_length, len(row["labels"])):
         raise ValueError(
-            f"max_length {max_length} leaves no room to learn: the prompt {_short(example.prompt)!r} alone has "
-            f"{len(prompt)} tokens. Expected at least {len(prompt) + 1}; make max_length larger or the prompt shorter"
+            f"max_length {max_length} leaves no room to learn: the prompt {_short(str(example.prompt))!r} alone has "
+            f"{unread} tokens. Expected at least {unread + 1}; make max_length larger or the prompt shorter"
         )
-    return {"input_ids": input_ids, "labels": [-100] * len(prompt) + input_ids[len(prompt) :]}
+    return {key: ids[:max_length] for key, ids in row.items()}
+
+
+def _windows(example: Example, row: dict[str, list[int]], max_length: int) -> list[dict[str, list[int]]]:
+    if example.prompt:
+        return [_cut(example, row, max_length)]
+    starts = range(0, max(1, len(row["labels"]) - 1), max_length - 1)
+    rows = [{key: ids[i : i + max_length] for key, ids in row.items()} for i in starts]
+    for later in rows[1:]:
+        later["labels"][0] = -100
+    return rows
+
+
+def _unlearned(row: dict[str, list[int]]) -> int:
+    """Tokens before the first one that is learned."""
+    return next((i for i, label in enumerate(row["labels"]) if label != -100), len(row["labels"]))
 
 
 def _ids(text: str, tokenizer) -> list[int]:
@@ -233,17 +355,17 @@ def _query(seed: int) -> Task:
 # the learner's own file
 
 
-def _own_file(path: Path) -> Task:
-    examples = read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_text(path)
+def _own_file(path: Path, max_length: int) -> Task:
+    passage = PASSAGE * max(max_length, 128) // 128
+    examples = read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_text(path, passage)
     validation = examples[9::10] or examples[-1:]
     held_out = set(validation)
     train = tuple(e for e in examples if e not in held_out)
-    openings = [e.prompt or " ".join(e.completion.split()[:6]) for e in (*validation, *train)]
     return Task(
         path.name,
         f"your file {path.name}: {len(examples)} {'examples' if path.suffix.lower() == '.jsonl' else 'passages'}",
         train=train,
         validation=validation,
         test=validation,
-        prompts=tuple(openings[:3]),
+        prompts=tuple(_openings((*validation, *train))[:3]),
     )

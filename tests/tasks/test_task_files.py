@@ -86,8 +86,16 @@ BAD = {
     "Latin-1": ("a.txt", ("Un caf\xe9 noir. " * 200).encode("latin-1"), r"not UTF-8 \(byte 0xe9 at 6\).*Windows-1252"),
     "UTF-16": ("a.txt", LONG_ENOUGH.encode("utf-16"), "not UTF-8.*looks like UTF-16"),
     "UTF-16 without mark": ("a.txt", LONG_ENOUGH.encode("utf-16-le"), "looks like UTF-16, not UTF-8"),
-    "over-long line": ("a.txt", "Ok.\n\n" + "word " * 5000, "line 3 has 25,000 characters; expected at most 20,000"),
-    "over-long example": ("a.jsonl", with_line_7(rows(1, completion="x" * 4001)[0]), "line 7 has 4,008 characters"),
+    "encoded data": (
+        "a.txt",
+        "Ok.\n\n" + "b64/" * 5001,
+        "line 3 has 20,004 characters without a space",
+    ),
+    "over-long example": (
+        "a.jsonl",
+        with_line_7(rows(1, completion="x" * 200_001)[0]),
+        "line 7 has 200,008 characters",
+    ),
     "not JSON": ("a.jsonl", with_line_7('{"prompt": "a", '), "a.jsonl, line 7 is not JSON"),
     "a JSON list": ("a.jsonl", with_line_7('["a", "b"]'), 'line 7 is a JSON list; expected {"prompt"'),
     "missing key": ("a.jsonl", with_line_7('{"prompt": "a"}'), r"line 7 has no 'completion' \(keys: prompt\)"),
