@@ -25,7 +25,8 @@ class Shape:
     hidden: width of the residual stream; intermediate: of the MLP. Keys and values have kv_heads of the heads.
     block_norms: normalisations over the hidden width in a block; mlp_kept: activations of the MLP's width that its
     nonlinearity keeps for the backward pass, 3 where it multiplies two projections; qk_norm: queries and keys are
-    normalised; soft_cap: scores and logits are bent by a tanh.
+    normalised; soft_cap: scores and logits are bent by a tanh; parallel: attention and MLP read the same input, side
+    by side.
     """
 
     matrices: tuple[Matrix, ...]
@@ -42,6 +43,7 @@ class Shape:
     mlp_kept: int = 3
     qk_norm: bool = False
     soft_cap: bool = False
+    parallel: bool = False
 
     @property
     def total(self) -> int:
@@ -143,6 +145,7 @@ def _llama(
     block_norms: int = 2,
     tied: bool = False,
     qk_norm: bool = False,
+    soft_cap: bool = False,
     head_dim: int | None = None,
     kv_heads: int | None = None,
     reads: str = "",
@@ -179,7 +182,7 @@ def _llama(
         vocabulary=vocabulary,
         block_norms=block_norms,
         qk_norm=qk_norm,
-        soft_cap=block_norms == 4,
+        soft_cap=soft_cap,
     )
 
 
@@ -207,6 +210,39 @@ def _gpt2(read: _Sizes) -> Shape:
     )
 
 
+def _gpt_neox(read: _Sizes) -> Shape:
+    h, layers, vocabulary, heads, m = map(
+        read.size, ("hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size")
+    )
+    attention_bias = read.flag("attention_bias", True)
+    linears = {
+        "attention.query_key_value": (3 * h, h, attention_bias),
+        "attention.dense": (h, h, attention_bias),
+        "mlp.dense_h_to_4h": (m, h, True),
+        "mlp.dense_4h_to_h": (h, m, True),
+    }
+    ends = ["gpt_neox.embed_in"] if read.flag("tie_word_embeddings") else ["gpt_neox.embed_in", "embed_out"]
+    return Shape(
+        matrices=tuple(
+            Matrix(f"gpt_neox.layers.{LAYER}.{name}", out, into, count=layers, bias=bias)
+            for name, (out, into, bias) in linears.items()
+        ),
+        embeddings=tuple(Matrix(path, vocabulary, h) for path in ends),
+        rest=(2 * layers + 1) * 2 * h,  # each has a weight and a bias
+        layers=layers,
+        hidden=h,
+        intermediate=m,
+        heads=heads,
+        kv_heads=heads,
+        head_size=h // heads,
+        vocabulary=vocabulary,
+        mlp_kept=1,  # gelu as one operation: x
+        parallel=read.flag("use_parallel_residual", True),
+    )
+
+
+_GEMMA = functools.partial(_llama, reads="attention_bias", block_norms=4, tied=True, head_dim=256, kv_heads=4)
+
 # What each family's own code in transformers adds to, or assumes beside, its config.
 FAMILIES: dict[str, Callable[[_Sizes], Shape]] = {
     "gpt2": _gpt2,
@@ -214,6 +250,8 @@ FAMILIES: dict[str, Callable[[_Sizes], Shape]] = {
     "mistral": functools.partial(_llama, kv_heads=8),
     "qwen2": functools.partial(_llama, bias="q_proj k_proj v_proj", kv_heads=32),
     "qwen3": functools.partial(_llama, reads="attention_bias", qk_norm=True, head_dim=128, kv_heads=32),
-    "gemma2": functools.partial(_llama, reads="attention_bias", block_norms=4, tied=True, head_dim=256, kv_heads=4),
+    "gemma2": functools.partial(_GEMMA, soft_cap=True),
+    "gemma3_text": functools.partial(_GEMMA, qk_norm=True),
+    "gpt_neox": _gpt_neox,
     "phi3": functools.partial(_llama, fused=True),
 }

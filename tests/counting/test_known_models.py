@@ -12,8 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lora_lab import counting, models, shapes
 from tests.counting.oracles import on_meta, peft_counts
 
-QUERIES_AND_VALUES = {"gpt2": ["c_attn"], "phi3": ["qkv_proj"]}
-ATTENTION = {"gpt2": ["c_attn", "attn.c_proj"], "phi3": ["qkv_proj", "o_proj"]}
+QUERIES_AND_VALUES = {"gpt2": ["c_attn"], "phi3": ["qkv_proj"], "gpt_neox": ["query_key_value"]}
+ATTENTION = {
+    "gpt2": ["c_attn", "attn.c_proj"],
+    "phi3": ["qkv_proj", "o_proj"],
+    "gpt_neox": ["query_key_value", "attention.dense"],
+}
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,
@@ -93,9 +97,24 @@ def test_configs_with_more_or_less_in_them_count_as_transformers_builds_them(kin
             "n_inner": 80,
             "vocab_size": 100,
         } | extra
-    if "num_key_value_heads" not in config and kind in ("mistral", "qwen2", "qwen3", "gemma2"):
+    if "num_key_value_heads" not in config and kind in ("mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"):
         config["num_attention_heads"] = 32  # these default to 4, 8 or 32 heads of keys and values
     assert shapes.from_config(config).total == on_meta(config).num_parameters()
+
+
+def test_pythias_own_flags_count_as_transformers_builds_them():
+    config = LLAMA | {"model_type": "gpt_neox"}
+    for extra in ({}, {"attention_bias": False}, {"tie_word_embeddings": True}, {"use_parallel_residual": False}):
+        shape = shapes.from_config(config | extra)
+        assert shape.total == on_meta(config | extra).num_parameters(), extra
+        assert shape.parallel == extra.get("use_parallel_residual", True)
+
+
+def test_published_counts_without_embeddings_of_pythia():
+    """As in the models' cards, which also give the totals."""
+    for name, without in (("Pythia-160M", 85_056_000), ("Pythia-410M", 302_311_424), ("Pythia-1.4B", 1_208_602_624)):
+        shape = shapes.known(name)
+        assert shape.total - sum(m.parameters for m in shape.embeddings) == without
 
 
 def test_null_heads_of_keys_and_values_are_as_many_as_heads():
@@ -105,7 +124,7 @@ def test_null_heads_of_keys_and_values_are_as_many_as_heads():
 
 
 def test_a_head_size_that_is_not_given_is_that_of_transformers():
-    for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma2", "phi3"):
+    for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3"):
         config = LLAMA | {"model_type": kind, "num_key_value_heads": 2, "pad_token_id": 0}
         assert shapes.from_config(config).total == on_meta(config).num_parameters(), kind
 
