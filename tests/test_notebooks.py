@@ -30,7 +30,8 @@ def notebook(path):
 
 
 def cells(notebook, kind):
-    return [cell for cell in notebook.cells if cell.cell_type == kind]
+    """Without the cell that fetches the course where it is not installed: the same in every lesson."""
+    return [c for c in notebook.cells if c.cell_type == kind and "setup" not in c.metadata.get("tags", [])]
 
 
 def lines(cell):

@@ -34,13 +34,13 @@ ORDER = """
     result recorded hardware doctor render
     fused layers variants config matching record report adapters merging mixed_batch peft_format adapter_files storage
     combining hot_swap quantise training_variants chunked_loss
-    families hub models chat packing tasks generate scoring prediction export training_setup processes run_folder
-    trainer finetune finetune_command pretrain model_card experiments
+    families hub forecast models chat packing tasks generate scoring prediction export training_setup processes
+    run_folder trainer finetune finetune_command pretrain model_card experiments
     runs short_runs measurements sweeps variant_costs
     figures figures_lowrank figures_results figures_scaling figures_counting figures_variants figures_breaks
     figures_merging figures_serving figures_conformance figures_hardware
     explorer explore_dial explore_live_dial explore_results explore_calculator explore_svd
-    explore_diagram explore_training
+    explore_diagram explore_training explore_hardware
     explorers figures_command live
     markup panel attempt exercises progress quizzes figures_practice practice
     proofs ledger figures_interview interview classroom
@@ -190,7 +190,7 @@ def test_what_is_imported_is_required():
     required |= {"ipython", "httpx"}  # these come with ipykernel and huggingface_hub, whose names they are part of
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
     tops = {name.split(".")[0] for path in files for name in imports(path)}
-    local = {"lora_lab", "tests"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
+    local = {"lora_lab", "tests", "course", "setup_here"} | {path.stem for path in (ROOT / "tests").rglob("*.py")}
     packages = importlib.metadata.packages_distributions()
     foreign = sorted(top for top in tops - local - sys.stdlib_module_names)
     assert len(foreign) > 10
