@@ -52,10 +52,10 @@ STANDARD_LIBRARY_ALONE = set(
     "whole_file counting shapes flops memory count_command lessons query_language plain_errors result".split()
 )
 LONGEST_MODULE = 400
-# Lines that are not blank. DESIGN planned about 6,000 for the package; six explorers, exact counting, the sweeps and
-# the variants came to more. The rooms around it, and what the course says as functions (the exercises' checks, the
+# Lines that are not blank. DESIGN planned about 6,000 for the package; seven explorers, exact counting, the sweeps, the
+# variants, and real size (hub, families, chat, packing, export, many processes) came to more. The rooms around it, and what the course says as functions (the exercises' checks, the
 # sentences' proofs), are counted apart.
-LONGEST = {"package": 11500, "hardware": 700, "interview": 1500, "classroom": 1700, "exercises": 3700, "proofs": 3300}
+LONGEST = {"package": 12600, "hardware": 700, "interview": 1500, "classroom": 1700, "exercises": 3700, "proofs": 3300}
 HEAVY = ("torch", "transformers", "peft", "matplotlib", "numpy")
 
 
@@ -68,8 +68,8 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: write imports of this package in full"
-            found.add(node.module)
+            assert node.level == 0 or PACKAGE not in path.parents, f"{path.name}: write imports of this package in full"
+            found |= {node.module} if node.level == 0 else set()
     return found
 
 
