@@ -52,14 +52,15 @@ class Reach:
         )
 
 
-def reach(adapted: set[str], given: bool) -> Reach:
+def reach(adapted: set[str], given: bool, parallel: bool = False) -> Reach:
     """The reach of a gradient in a block whose linear layers with these roles train; `given`: its input needs one.
 
-    Below the first adapter nothing needs a gradient: the backward pass ends there.
+    Below the first adapter nothing needs a gradient: the backward pass ends there. parallel: the MLP reads the block's
+    input, and not what attention made of it.
     """
     q, k, v = (given or bool(adapted & {name, "qkv"}) for name in "qkv")
     attention = q or k or v
-    mlp = attention or "o" in adapted
+    mlp = given if parallel else attention or "o" in adapted
     gate, up = (mlp or bool(adapted & {name, "gate_up"}) for name in ("gate", "up"))
     return Reach(given, q, k, v, o=attention, mlp=mlp, gate=gate, up=up, down=gate or up)
 
@@ -119,7 +120,7 @@ def step(
     product = _product(model, length, rows)
     roles = {role(m) for m in matrices if m.path in adapted}
     for blocks, given in ((1, False), (model.layers - 1, True)):
-        r = reach(roles, given)
+        r = reach(roles, given, model.parallel)
         # Backwards: the weights' gradient if queries or keys need one, then that of each which does.
         products = (r.q or r.k) + r.q + r.k + r.v
         linear = sum(_backward(m, rows * length, rank, m.path in adapted, r.into(role(m))) for m in matrices)

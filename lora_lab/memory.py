@@ -123,7 +123,8 @@ class _Kept:
 
     def model(self, shape: Shape, length: int, padded: bool, checkpointing: bool) -> int:
         roles = {role(m) for m in self.adapted}
-        first, other = (self.block(shape, reach(roles, g), length, padded) for g in (self.way.full, True))
+        reaches = (reach(roles, given, shape.parallel) for given in (self.way.full, True))
+        first, other = (self.block(shape, r, length, padded) for r in reaches)
         blocks = first + (shape.layers - 1) * other
         if checkpointing:  # one block at a time is computed again
             blocks = shape.layers * shape.hidden * self.way.stream + other
@@ -140,8 +141,8 @@ class _Kept:
         kept = self.norm(shape, h, r.given) + self.read(readers["q k v qkv"], h, r.given)
         if shape.qk_norm:
             kept += self.norm(shape, queries, r.q, shape.heads) + self.norm(shape, keys, r.k, shape.kv_heads)
-        # Phi-3 turns its queries into another layout than Llama, in which attention's output is copied for o.
-        rotated_apart = any(x.name == "qkv_proj" for x in shape.matrices)
+        # Phi-3 and GPT-NeoX turn queries into another layout than Llama, in which attention's output is copied for o.
+        rotated_apart = any(x.name in ("qkv_proj", "query_key_value") for x in shape.matrices)
         if r.o and shape.soft_cap:  # not in sdpa: q, k, v for each head, tanh and softmax of each score
             kept += a * 3 * queries + shape.heads * length * (a + 4 + a * (a < 4))
         elif r.o:  # q, k, v, the output and its log-sum-exp; with a mask, k and v for each head and a row of it
@@ -149,7 +150,7 @@ class _Kept:
             if rotated_apart and not (padded and keys < queries):
                 kept += a * (queries + keys)  # v is a part of the fused projection, which is kept whole for it
         kept += self.read(readers["o"], queries, r.o, kept_anyway=r.o and not shape.soft_cap and not rotated_apart)
-        kept += self.norm(shape, h, r.mlp) * (shape.block_norms // 2)
+        kept += 8 * r.mlp if shape.parallel else self.norm(shape, h, r.mlp) * (shape.block_norms // 2)
         kept += self.norm(shape, h, r.down) * (shape.block_norms // 2 - 1)
         kept += self.read(readers["gate up gate_up"], h, r.mlp)
         # Of a gated MLP: gate, up and silu(gate).

@@ -16,7 +16,7 @@ from lora_lab.counting import Matrix
 from tests.counting.oracles import on_meta, step_flops, with_adapter
 
 # Grouped keys, head sizes apart from the width, a fused projection, queries that are normalised, a fourth norm.
-SDPA = ["Llama-2-7B", "Llama-3.1-8B", "GPT-2", "Qwen3-0.6B", "Phi-3-mini"]
+SDPA = ["Llama-2-7B", "Llama-3.1-8B", "GPT-2", "Qwen3-0.6B", "Phi-3-mini", "Gemma-3-270M", "Pythia-160M"]
 WIDTHS = [(name, attention) for name in SDPA for attention in ("sdpa", "eager")] + [("Gemma-2-2B", "eager")]
 LENGTHS = [(128, 2), (2048, 1)]
 
