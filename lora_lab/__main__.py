@@ -11,6 +11,7 @@ from lora_lab.plain_errors import plainly
 COMMANDS = {
     "doctor": ("lora_lab.doctor", "what this machine has, and what works without the rest"),
     "count": ("lora_lab.count_command", "count LoRA's parameters, bytes and FLOPs on a model"),
+    "look": ("lora_lab.forecast", "what a model of the hub is, weighs and needs, before it is downloaded"),
     "finetune": ("lora_lab.finetune_command", "fine-tune a language model with LoRA (or in full)"),
     "generate": ("lora_lab.generate", "write text with a model and, if given, an adapter"),
     "export": ("lora_lab.export", "merge an adapter and write a plain Hugging Face folder"),

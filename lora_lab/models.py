@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
-import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from lora_lab import hub
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +36,9 @@ def load(
     Raises ValueError for a name, revision or device that is not there, with the nearest ones, and for a model that
     needs its own code or a pickle; ConnectionError when only a network could tell.
     """
-    model, tokenizer = load_model(name, device, revision), load_tokenizer(name, revision)
+    configuration(name, revision)  # what cannot be loaded is refused before its weights are fetched
+    tokenizer = load_tokenizer(name, revision)
+    model = load_model(name, device, revision)
     if adapter is not None:
         from lora_lab.storage import load_adapter
 
@@ -49,8 +51,7 @@ def load_model(name: str | Path = "base", device: str = "auto", revision: str | 
     place = pick_device(device)
     config, model_class = configuration(name, revision)
     options = {"config": config, "dtype": weight_type(place), "use_safetensors": True}
-    with _quiet():
-        model = _local_first(model_class.from_pretrained, name, revision, **options)
+    model = _local_first(_quietly(model_class.from_pretrained), name, revision, what="weights", **options)
     if model._hf_peft_config_loaded:  # transformers does so where peft is installed, unasked
         raise ValueError(f"model {str(name)!r} holds an adapter beside its weights: keep the two in folders apart")
     return model.to(place).eval()
@@ -61,7 +62,9 @@ def load_tokenizer(name: str | Path = "base", revision: str | None = None) -> Pr
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = _local_first(AutoTokenizer.from_pretrained, name, revision, trust_remote_code=False)
+        tokenizer = _local_first(
+            AutoTokenizer.from_pretrained, name, revision, what="tokenizer", trust_remote_code=False
+        )
     except ConnectionError:
         raise
     except Exception as error:  # transformers raises many kinds here, all of which mean that there is none
@@ -82,7 +85,7 @@ def configuration(name: str | Path = "base", revision: str | None = None) -> tup
     """The model's configuration and the class that loads it, imported; no weights. Raises as `load` does."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = _local_first(AutoConfig.from_pretrained, name, revision, trust_remote_code=False)
+    config = _local_first(AutoConfig.from_pretrained, name, revision, what="config", trust_remote_code=False)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ValueError(f"model {str(name)!r} is of type {config.model_type!r}, which is not a causal language model")
     if "/" in str(config._attn_implementation):  # the name of a hub repository with compiled code
@@ -157,36 +160,37 @@ def _place(name: str | Path, revision: str | None) -> tuple[str, str | None]:
     if folder.is_file():
         raise ValueError(f"{name} is a file; a model is a folder with config.json, a hub name, or base")
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(name)) or ".." in str(name):
-        raise ValueError(f"no model {str(name)!r}: there is no such folder. {_near(str(name))}")
-    # A revision becomes a path in the cache.
-    if revision is not None and (not re.fullmatch(r"\w[\w./-]*", revision) or ".." in revision):
-        raise ValueError(f"revision {revision!r} of {name}: expected a commit, a tag or a branch, such as 'main'")
+        raise ValueError(f"no model {str(name)!r}: there is no such folder. {hub.near(str(name))}")
+    hub.check_revision(str(name), revision)
     return str(name), revision
 
 
-def _local_first(loader, name: str | Path, revision: str | None, **options):
-    """`loader` on the folder `name`; for a hub name from this machine, or from the hub when it is not here yet."""
-    from huggingface_hub import HfApi
+def _local_first(loader, name: str | Path, revision: str | None, what: str, **options):
+    """`loader` on the folder `name`; for a hub name from this machine, or from the hub when it is not here yet.
 
+    what: the part of a hub model that the loader reads, as `hub.fetch` calls it.
+    """
     source, revision = _place(name, revision)
-    if Path(source).is_dir():
+    options["local_files_only"] = True
+    if not Path(source).is_dir():
         try:
-            return loader(source, local_files_only=True, **options)
-        except Exception as error:  # each library has its own kinds for a damaged file
-            if _out_of_memory(error):
-                raise
-            raise ValueError(_why(error, str(name))) from error
+            # Asked for weights that are not here, transformers would have a service convert a pickle at the hub.
+            if what != "weights" or hub.whole(source, revision):
+                return loader(source, revision=revision, **options)
+        except (OSError, ValueError) as error:  # not fetched yet, or only in part
+            if BRINGS_CODE in _why(error, str(name)):
+                raise ValueError(_why(error, str(name))) from error
+        listed = hub.look(source, revision)
+        hub.fetch(listed, what, float32=options.get("dtype") == torch.float32)
+        options["revision"] = listed.commit
+        if what == "weights":  # the configuration at hand may be of an older commit
+            options["config"], _ = configuration(source, listed.commit)
     try:
-        return loader(source, local_files_only=True, revision=revision, **options)
-    except (OSError, ValueError) as error:  # not fetched yet, or only in part
-        if BRINGS_CODE in _why(error, str(name)):
-            raise ValueError(_why(error, str(name))) from error
-    try:
-        # Asked first because this answers at once; a download without a network would retry for half a minute.
-        HfApi().model_info(source, revision=revision, timeout=10)
-        return loader(source, revision=revision, **options)
-    except Exception as error:
-        raise _hub_error(error, str(name)) from error
+        return loader(source, **options)
+    except Exception as error:  # each library has its own kinds for a damaged file
+        if _out_of_memory(error):
+            raise
+        raise ValueError(_why(error, str(name))) from error
 
 
 def _why(error: Exception, name: str) -> str:
@@ -195,53 +199,8 @@ def _why(error: Exception, name: str) -> str:
     if "custom code" in text:
         return f"model {name!r} {BRINGS_CODE}: choose a model of a kind that transformers knows"
     if "model.safetensors" in text and re.search("no file named|not appear to have a file named", text):
-        return (
-            f"model {name!r} has no model.safetensors. Weights in a pickle (pytorch_model.bin) can run any code when "
-            "they are opened, so they are not read here: save the model again as safetensors"
-        )
+        return f"model {name!r} {hub.NO_SAFETENSORS}"
     return f"model {name!r} cannot be loaded: {_first(error)}"
-
-
-def _hub_error(error: Exception, name: str) -> Exception:
-    """Say what went wrong at the hub, as one sentence."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    chain = [error]
-    while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
-        chain.append(link)
-    kinds = " ".join(type(e).__name__ for e in chain)
-    if any(_out_of_memory(e) or getattr(e, "errno", None) == errno.ENOSPC for e in chain):
-        return error
-    if any(isinstance(e, GatedRepoError) for e in chain):
-        return ValueError(
-            f"model {name!r} asks for its licence to be accepted: do so at the hub, then run 'hf auth login'"
-        )
-    if any(isinstance(e, RevisionNotFoundError) for e in chain):
-        return ValueError(f"model {name!r}: the hub knows the model, but no such revision of it")
-    if any(isinstance(e, RepositoryNotFoundError) for e in chain):
-        return ValueError(f"no model {name!r}: there is no such folder, and the hub does not know it. {_near(name)}")
-    if re.search("Connect|Timeout|Offline|LocalEntry|Proxy", kinds):
-        return ConnectionError(
-            f"no model {name!r} on this machine, and the hub cannot be reached. {_near(name)} 'base' needs no network."
-        )
-    return ValueError(_why(error, name))
-
-
-def _near(name: str) -> str:
-    """What could have been meant: base, folders here that hold a model, hub models already fetched."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    parent = Path(name).expanduser().parent
-    known = ["base"]
-    with contextlib.suppress(OSError):
-        known += [str(p) for p in sorted(parent.iterdir()) if (p / "config.json").is_file()]
-    with contextlib.suppress(OSError):
-        known += [
-            p.name[8:].replace("--", "/") for p in sorted(Path(HF_HUB_CACHE).iterdir()) if p.name[:8] == "models--"
-        ]
-    near = difflib.get_close_matches(name, known, n=1)
-    guess = f"Did you mean {near[0]!r}?" if near else f"Models on this machine: {', '.join(known[:8])}."
-    return guess
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -254,15 +213,18 @@ def _first(error: BaseException) -> str:
     return text.splitlines()[0].rstrip(".")
 
 
-@contextlib.contextmanager
-def _quiet():
-    """No progress bar for the half second in which weights are read (a download has its own)."""
-    from transformers.utils import logging
+def _quietly(loader):
+    """`loader` without a progress bar for the half second in which weights are read; a download keeps its own."""
 
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
+    def load(*words, **options):
+        from transformers.utils import logging
+
+        was_on = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            return loader(*words, **options)
+        finally:
+            if was_on:
+                logging.enable_progress_bar()
+
+    return load

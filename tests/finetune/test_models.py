@@ -183,7 +183,12 @@ def test_no_code_of_ours_trusts_remote_code():
     callers = {
         f.stem for f in package.glob("*.py") if re.search(r"from_pretrained|snapshot_download|hf_hub", f.read_text())
     }
-    assert callers == {"models", "pretrain", "model_card"}  # the last two read the folder that they wrote
+    assert callers == {
+        "hub",
+        "models",
+        "pretrain",
+        "model_card",
+    }  # hub fetches files alone; the last two read their own
 
 
 def test_compiled_code_of_the_hub_is_not_fetched(tiny, tmp_path):
@@ -259,32 +264,6 @@ def test_both_commands_take_a_revision(two_revisions, lab, monkeypatch, tmp_path
     assert set(asked) == {("some/model", "v1"), ("some/model@v1", None)}
     content = json.loads((tmp_path / "run" / "adapter_config.json").read_text())
     assert (content["base_model_name_or_path"], content["revision"]) == ("some/model", "v1")
-
-
-def test_every_call_to_the_hub_gets_the_revision(tiny, monkeypatch):
-    """A stub in the place of each call: nothing here yet, so the hub is asked, then everything is fetched from it."""
-    from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM
-
-    calls = []
-
-    def stub(original):
-        def from_pretrained(source, *_, local_files_only=False, revision=None, **options):
-            if str(source) == str(tiny):  # the tokenizer reads the configuration too
-                return original(tiny, local_files_only=local_files_only, **options)
-            if local_files_only:
-                raise OSError("not fetched yet")
-            calls.append((original.__self__.__name__, source, revision))
-            return original(tiny, **options)
-
-        return from_pretrained
-
-    for kind in (AutoConfig, AutoTokenizer, LlamaForCausalLM):
-        monkeypatch.setattr(kind, "from_pretrained", stub(kind.from_pretrained))
-    told = {"model_info": lambda self, name, revision=None, **_: calls.append(("hub", name, revision))}
-    monkeypatch.setattr(HfApi, "model_info", told["model_info"])
-    models.load("some/model", revision="a1b2")
-    assert {kind for kind, _, _ in calls} == {"hub", "AutoConfig", "AutoTokenizer", "LlamaForCausalLM"}
-    assert {(source, revision) for _, source, revision in calls} == {("some/model", "a1b2")}
 
 
 def test_an_unknown_revision_is_told_from_an_unknown_model(monkeypatch):
