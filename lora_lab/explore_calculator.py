@@ -15,7 +15,7 @@ from lora_lab.result import megabytes
 METHODS = {"full": "full", "LoRA": "lora", "QLoRA": "qlora"}  # and what `memory` calls them
 # Which of a model's matrices get an adapter, whatever its family calls them; a fused q, k, v is one matrix.
 TARGETS: dict[str, Callable[[counting.Matrix], bool]] = {
-    "q and v": lambda m: m.name in ("q_proj", "v_proj", "qkv_proj", "c_attn"),
+    "q and v": lambda m: m.name in ("q_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value"),
     "attention": lambda m: ".mlp." not in m.path,
     "MLP": lambda m: ".mlp." in m.path,
     "all linear": lambda m: True,
