@@ -30,15 +30,16 @@ _ROLES_OF = {"attention": "q v qkv", "mlp": "gate up gate_up down"}
 def targets(model: nn.Module, which: str = ALL_LINEAR) -> list[str]:
     """The `target_modules` that `which` means on this model, loaded or on the meta device.
 
-    which: "all-linear", every linear layer but the output head; "attention", queries and values, or the projection
-    in which they are fused; "mlp", the feed-forward layers. A family that is not in FAMILIES is read off the names
-    of its linear layers, with a warning that says what was taken.
+    which: "all-linear", every linear layer but the output head, and but a classifier's (`classification_head`);
+    "attention", queries and values, or the projection in which they are fused; "mlp", the feed-forward layers. A family
+    that is not in FAMILIES is read off the names of its linear layers, with a warning that says what was taken.
 
     Raises ValueError for another word, and where no linear layer has a name that is known, with the names there are.
     """
     if which not in WHICH:
         raise ValueError(f"targets {which!r}: one of {', '.join(WHICH)}.{did_you_mean(str(which), WHICH)}")
-    paths = linear_paths(model)
+    head = classification_head(model)
+    paths = [p for p in linear_paths(model) if p.partition(".")[0] != head]
     if which == ALL_LINEAR:
         return shortest_names(model, paths)
     config = getattr(model, "config", None)
@@ -67,8 +68,8 @@ def targets(model: nn.Module, which: str = ALL_LINEAR) -> list[str]:
 def classification_head(model: nn.Module) -> str | None:
     """The path of a classifier's new head, which belongs into `modules_to_save`; None for a model that has none.
 
-    Such a head starts from random numbers, so a low-rank update beside it would train the wrong thing: it is trained
-    whole and saved with the adapter. transformers calls it `classifier` (encoders) or `score` (decoders).
+    Such a head starts from random numbers, so it is trained whole and saved with the adapter; peft does so where
+    `task_type` says that the model classifies. transformers calls it `classifier` (encoders) or `score` (decoders).
     """
     if not re.search(r"For(Sequence|Token)Classification$", type(model).__name__):
         return None
