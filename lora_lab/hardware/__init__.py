@@ -3,6 +3,7 @@
 cards      a card in three numbers, with the source of each
 roofline   the least time of each part of a step: computing, or moving its bytes, whichever takes longer
 cost       tokens per second, money per million tokens, what fits, what several cards say to one another
+beside     what was predicted beside what was recorded
 
-Nothing here is measured. What was measured, where it was, is in `recorded`.
+Nothing here is measured; what was, where it was, is in `recorded`.
 """
