@@ -93,8 +93,7 @@ def export(
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        with models._quiet():
-            model.save_pretrained(beside)
+        model.save_pretrained(beside)
         if tokenizer is not None:
             tokenizer.save_pretrained(beside)
         files = [file for file in beside.rglob("*") if file.is_file()]
