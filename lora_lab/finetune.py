@@ -43,6 +43,7 @@ def finetune(
     accumulate: int = 1,
     checkpointing: bool = False,
     evaluate_every: int | None = None,
+    fsdp: bool = False,
     quiet: bool = False,
 ) -> Result:
     """Train `model` on `task` and measure it before and after.
@@ -54,6 +55,7 @@ def finetune(
     step. max_length: tokens of an example; the rest is cut. checkpointing: less memory for a third more time.
     method: "lora", or "full" to train every parameter. evaluate_every: steps between validations, each of which
     writes a checkpoint; None makes six of them. The weights with the lowest validation loss are kept.
+    fsdp: of several processes each holds a part of the frozen base, instead of the whole.
     output: where the adapter (or the whole model) goes; None keeps it in memory only. resume: go on from the newest
     checkpoint there; the result is the same as without the break. quiet: print nothing.
 
@@ -79,7 +81,9 @@ def finetune(
         accumulate=accumulate,
         checkpointing=checkpointing,
         evaluate_every=evaluate_every,
+        fsdp=fsdp,
     )
+    sharding = processes.sharding(settings)
     rows = processes.rows_each(batch_size)
     say = print if processes.is_main() and not quiet else lambda *_: None
     place = models.pick_device(device)
@@ -94,11 +98,13 @@ def finetune(
         train = [tasks.encode(e, tokenizer, max_length) for e in chosen.train]
         validation = [tasks.encode(e, tokenizer, max_length) for e in chosen.validation[:CHECKED_DURING_TRAINING]]
         peak = PeakMemory(place)
-        network = models.load_model(model, str(place))
+        network = models.load_model(model, str(place), **({"distributed_config": sharding} if sharding else {}))
         training_setup.check_length(network, settings)
         training_setup.make_trainable(network, settings)
         longest = max(len(row["input_ids"]) for row in train)
         predicted = predicted_memory(network, settings | {"batch_size": rows}, longest)
+        if fsdp:
+            predicted["weights"] //= processes.count()
         counts = count_parameters(network)
         folder.check_room(counts.trainable)
         say(_plan(settings, chosen, counts, predicted))

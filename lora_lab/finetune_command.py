@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, metavar="N", help="optimizer steps (default: by task)")
     add("--evaluate-every", type=int, metavar="N", help="steps between validations and checkpoints (default: a sixth)")
     add("--checkpointing", action="store_true", help="keep fewer activations: less memory, a third more time")
+    add("--fsdp", action="store_true", help="under torchrun: spread the frozen base over the processes")
     add("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--output", metavar="DIR", help="where the adapter goes (default: runs/TASK-METHOD)")

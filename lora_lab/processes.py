@@ -91,6 +91,27 @@ def rows_each(batch_size: int) -> int:
     return each
 
 
+def sharding(settings: dict[str, Any]):
+    """How transformers is to spread the frozen base over the processes (FSDP2); None where each holds it whole.
+
+    Each process reads its part alone, and the adapter beside it is on all of them. Raises ValueError where that cannot
+    be done.
+    """
+    if not settings.get("fsdp"):
+        return None
+    if count() == 1:
+        raise ValueError("fsdp spreads the frozen base over several processes, and this one is alone: start torchrun")
+    if settings["method"] == "full":
+        raise ValueError("fsdp spreads a frozen base, and method 'full' has none: use method 'lora'")
+    if settings.get("quantise"):
+        raise ValueError(
+            f"fsdp cannot spread a base in 4 bits (quantise {settings['quantise']!r}): leave one of them out"
+        )
+    from transformers.distributed import DistributedConfig
+
+    return DistributedConfig(fsdp_size=count())
+
+
 def lost(error: BaseException | None) -> bool:
     """Whether `error` says that another process is gone. Gloo says so only in words."""
     if isinstance(error, Stopped) or (count() > 1 and isinstance(error, dist.DistError)):

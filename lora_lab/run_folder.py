@@ -16,7 +16,7 @@ from lora_lab.result import Result
 
 CHECKPOINTS, SETTINGS_FILE, RESULT_FILE, PARTIAL = "checkpoints", "settings.json", "training.json", ".partial"
 # What may differ when a run is resumed: it changes neither the steps taken nor their order.
-FREE_TO_CHANGE = {"evaluate_every"}
+FREE_TO_CHANGE = {"evaluate_every", "fsdp"}
 
 
 class RunFolder:

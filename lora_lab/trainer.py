@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_in_notebook
 
-from lora_lab import processes, scoring, storage
+from lora_lab import packing, processes, scoring, storage
 from lora_lab.adapters import adapter_names, delete_adapter
 from lora_lab.run_folder import PARTIAL, step_of
 
@@ -45,7 +45,7 @@ class LabTrainer(Trainer):
             args=arguments,
             train_dataset=rows,
             eval_dataset=validation,
-            data_collator=lambda batch: scoring.collate(own_rows(batch), tokenizer.pad_token_id),
+            data_collator=lambda batch: collate(own_rows(batch), tokenizer.pad_token_id),
         )
         self.pad_id = tokenizer.pad_token_id
         self.pop_callback(PrinterCallback)
@@ -93,7 +93,8 @@ class LabTrainer(Trainer):
         ]
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        self.tokens += int(inputs["attention_mask"].sum())
+        packed = "attention_mask" not in inputs
+        self.tokens += packing.count_tokens(inputs["position_ids"]) if packed else int(inputs["attention_mask"].sum())
         loss = super().training_step(model, inputs, num_items_in_batch)
         # Of all processes, so that all of them stop at the same step; each has its loss times their number.
         value = processes.total(loss.item())[0] / processes.count()
@@ -159,6 +160,11 @@ class LabTrainer(Trainer):
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+def collate(batch: list[dict[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
+    """Rows as one batch, packed ones (they have `position_ids`) or one example each."""
+    return (packing if "position_ids" in batch[0] else scoring).collate(batch, pad_id)
 
 
 def own_rows(batch: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:

@@ -122,6 +122,7 @@ def arguments(given: dict[str, Any], folder: Path, place: torch.device):
         eval_steps=given["evaluate_every"],
         save_strategy="steps",
         save_steps=given["evaluate_every"],
+        save_only_model=given["fsdp"],  # for Trainer, which saves no optimizer beside shards; LabTrainer does
         metric_for_best_model="eval_loss",
         greater_is_better=False,
         seed=given["seed"],
