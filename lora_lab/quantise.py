@@ -1,4 +1,4 @@
-r"""QLoRA's 4-bit NormalFloat (NF4): a frozen weight stored in 4.127 bits a number, computed with in 32.
+r"""QLoRA's 4-bit NormalFloat (NF4): a frozen weight stored in 4.127 bits a number, computed with in 16 or 32.
 
 Blocks of 64 numbers share one scale, their largest absolute value; each number keeps the index of the nearest of 16
 levels, the quantiles of a normal distribution. The scales are quantised in turn. Source: Dettmers et al. 2023 (QLoRA),
@@ -7,6 +7,8 @@ section 3 and appendix E.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import NamedTuple
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 BLOCK = 64  # numbers that share a scale
 GROUP = 256  # scales that share a scale of their own
+SLICE = 2**22  # numbers that are in float32 at once on their way in or out: 16 MiB, a multiple of BLOCK * GROUP
 
 
 def normal_levels() -> Tensor:
@@ -59,14 +62,22 @@ def quantise(weight: Tensor, double: bool = True) -> NF4:
 
     (The paper keeps them as 8-bit floats; bits and idea are the same.) Raises ValueError for numbers not finite.
     """
-    flat = weight.detach().float().flatten()
-    if not flat.numel() or not torch.isfinite(flat).all():
+    flat = weight.detach().flatten()
+    if not flat.numel() or not (flat.is_meta or torch.isfinite(flat).all()):
         raise ValueError(f"only finite numbers can be quantised, and at least one: got a tensor {list(weight.shape)}")
     blocks = F.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
-    absmax = blocks.abs().amax(dim=1)
-    nearest = torch.bucketize(blocks / absmax.clamp_min(torch.finfo(torch.float32).tiny)[:, None], _BETWEEN.to(flat))
-    high, low = nearest.to(torch.uint8).view(-1, 2).unbind(1)
-    codes, mean = high << 4 | low, absmax.new_zeros(())
+    absmax = blocks.abs().amax(dim=1).float()
+    codes, mean, between = (
+        flat.new_empty(blocks.numel() // 2, dtype=torch.uint8),
+        absmax.new_zeros(()),
+        _BETWEEN.to(absmax),
+    )
+    step = SLICE // BLOCK
+    for start in range(0, len(blocks), step):
+        scales = absmax[start : start + step, None].clamp_min(torch.finfo(torch.float32).tiny)
+        nearest = torch.bucketize(blocks[start : start + step] / scales, between, out_int32=True).to(torch.uint8)
+        high, low = nearest.view(-1, 2).unbind(1)
+        codes[start * BLOCK // 2 :][: len(high)] = high << 4 | low
     if not double:
         return NF4(codes, absmax, absmax.new_zeros(0), mean, weight.shape)
     mean = absmax.mean()
@@ -76,13 +87,26 @@ def quantise(weight: Tensor, double: bool = True) -> NF4:
     return NF4(codes, steps.round().to(torch.int8).flatten()[: len(absmax)], spread, mean, weight.shape)
 
 
-def dequantise(q: NF4) -> Tensor:
-    """The float32 tensor that `q` stands for, in its shape."""
+def dequantise(q: NF4, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The tensor that `q` stands for, in its shape; another dtype is float32's result, rounded.
+
+    Only `SLICE` numbers at a time are there in float32 beside it.
+    """
     scales = q.scales
     if len(q.spread):
         scales = q.mean + scales * (q.spread / 127).repeat_interleave(GROUP)[: len(scales)]
-    numbers = F.embedding(q.codes.int(), _PAIRS.to(q.codes.device)).view(-1, BLOCK) * scales[:, None]
-    return numbers.flatten()[: q.shape.numel()].view(q.shape)
+    pairs = _pairs(q.codes.device)
+    found = torch.empty(2 * len(q.codes), dtype=dtype, device=q.codes.device)
+    for some, by, out in zip(
+        *(t.split(n) for t, n in ((q.codes, SLICE // 2), (scales, SLICE // BLOCK), (found, SLICE))), strict=True
+    ):
+        torch.mul(F.embedding(some.int(), pairs).view(-1, BLOCK), by[:, None], out=out.view(-1, BLOCK))
+    return found[: q.shape.numel()].view(q.shape)
+
+
+@functools.cache
+def _pairs(device: torch.device) -> Tensor:
+    return _PAIRS.to(device)
 
 
 class _Product(torch.autograd.Function):
@@ -109,15 +133,27 @@ class NF4Linear(nn.Linear):
         nn.Module.__init__(self)
         self.out_features, self.in_features = linear.weight.shape
         self.dtype = linear.weight.dtype
-        *parts, self.shape = quantise(linear.weight, double)
+        self._store(linear.weight, double)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+
+    def _store(self, weight: Tensor, double: bool) -> None:
+        *parts, self.shape = quantise(weight, double)
         for name, part in zip(NF4._fields, parts, strict=False):
             self.register_buffer(name, part)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     @property
     def weight(self) -> Tensor:
         """The dequantised weight [out, in], a new tensor at each call."""
-        return dequantise(NF4(self.codes, self.scales, self.spread, self.mean, self.shape)).to(self.dtype)
+        return dequantise(NF4(self.codes, self.scales, self.spread, self.mean, self.shape), self.dtype)
+
+    def _apply(self, fn, recurse: bool = True) -> NF4Linear:
+        """To another device or dtype: the scales stay as exact as they are, whatever the weight is computed in."""
+        exact = {name: part for name, part in self._buffers.items() if part.is_floating_point()}
+        super()._apply(fn, recurse)
+        for name, part in exact.items():
+            self._buffers[name] = part.to(self.codes.device)
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.codes.device)).dtype
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """y [..., out] for x [..., in]; only x gets a gradient."""
@@ -130,12 +166,55 @@ class NF4Linear(nn.Linear):
         return linear.train(self.training)
 
 
-def quantise_linears(model: nn.Module, exclude: tuple[str, ...] = ("lm_head",)) -> nn.Module:
-    """Put an `NF4Linear` in the place of every Linear whose last name is not in `exclude`. In place, before adapters.
+class BitsandbytesLinear(NF4Linear):
+    """The same with the weight stored and dequantised by bitsandbytes, whose CUDA kernels are faster.
 
-    Embeddings and norms stay as they are. Returns the same model.
+    Its own `Linear4bit` has a weight of another shape and dtype than it stands for; this one looks like any Linear, so
+    that adapters, `fused` and the rest need not know. Both dequantise the whole weight for a product of many tokens.
     """
-    return _swap(model, lambda name, m: type(m) is nn.Linear and name not in exclude, NF4Linear)
+
+    def _store(self, weight: Tensor, double: bool) -> None:
+        from bitsandbytes.functional import quantize_4bit
+
+        codes, self.state = quantize_4bit(
+            weight.detach().contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=double
+        )
+        self.register_buffer("codes", codes)
+
+    @property
+    def weight(self) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(self.codes, self.state).to(self.dtype)
+
+    def _apply(self, fn, recurse: bool = True) -> BitsandbytesLinear:
+        super()._apply(fn, recurse)
+        self.state.to(self.codes.device)
+        return self
+
+
+def best_linear(device: torch.device) -> type[NF4Linear]:
+    """`BitsandbytesLinear` on a CUDA GPU where that package is installed, else `NF4Linear`."""
+    there = device.type == "cuda" and importlib.util.find_spec("bitsandbytes") is not None
+    return BitsandbytesLinear if there else NF4Linear
+
+
+def quantise_linears(
+    model: nn.Module,
+    exclude: tuple[str, ...] = ("lm_head",),
+    linear: type[NF4Linear] = NF4Linear,
+    device: torch.device | None = None,
+) -> nn.Module:
+    """Put a `linear` in the place of every Linear whose last name is not in `exclude`. In place, before adapters.
+
+    Embeddings and norms stay as they are. device: where the quantised weights go, one layer at a time, so that a model
+    too large for a GPU in 16 bits can come from the CPU. Returns the same model.
+    """
+
+    def made(layer: nn.Linear) -> NF4Linear:
+        return linear(layer if device is None else layer.to(device))
+
+    return _swap(model, lambda name, m: type(m) is nn.Linear and name not in exclude, made)
 
 
 def dequantise_linears(model: nn.Module) -> nn.Module:

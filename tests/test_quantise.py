@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from lora_lab import quantise as module
 from lora_lab.adapters import add_adapter
 from lora_lab.config import LoraConfig
 from lora_lab.layers import LoraLinear
 from lora_lab.quantise import (
     BLOCK,
     LEVELS,
+    NF4,
+    BitsandbytesLinear,
     NF4Linear,
+    best_linear,
     dequantise,
     dequantise_linears,
     quantise,
@@ -115,6 +121,26 @@ def test_what_has_no_scale_is_refused(weight):
         quantise(weight)
 
 
+@pytest.mark.parametrize("double", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_slices_change_no_bit_and_hold_back_what_is_in_float32(double, dtype, monkeypatch):
+    weight = random(100, 333).to(dtype)  # more than two slices, the last one short
+    whole = quantise(weight, double)
+    found, largest = dequantise(whole), []
+    monkeypatch.setattr(module, "SLICE", module.BLOCK * module.GROUP)
+    embedding = module.F.embedding
+    monkeypatch.setattr(module.F, "embedding", lambda *a: largest.append(2 * len(a[0])) or embedding(*a))
+    sliced = quantise(weight, double)
+    assert all(torch.equal(one, other) for one, other in zip(sliced[:4], whole[:4], strict=True))
+    assert torch.equal(dequantise(sliced), found) and max(largest) == module.SLICE
+    assert torch.equal(dequantise(sliced, torch.bfloat16), found.bfloat16())
+
+
+def test_shapes_alone():
+    q = quantise(torch.empty(64, 96, device="meta", dtype=torch.bfloat16))
+    assert q.bits == quantise(random(64, 96)).bits and dequantise(q, torch.bfloat16).shape == (64, 96)
+
+
 # --- as the base of an adapter ----------------------------------------------------------------------------------------
 
 
@@ -182,3 +208,63 @@ def test_heads_and_other_modules_are_left_alone():
     assert quantise_linears(model) is model
     assert [type(m) for m in model.values()] == [nn.Embedding, NF4Linear, nn.Linear]
     assert type(dequantise_linears(model)["fc"]) is nn.Linear
+
+
+def test_another_dtype_leaves_the_stored_scales_exact():
+    linear = nn.Linear(256, 256)
+    stored = NF4Linear(linear)
+    wide = stored.weight
+    model = nn.Sequential(stored).to(torch.bfloat16)
+    assert model[0].spread.dtype == torch.float32 and torch.equal(model[0].weight, wide.bfloat16())
+    assert model[0].bias.dtype == torch.bfloat16
+    assert torch.equal(model.float()[0].weight, wide)
+    assert quantise_linears(nn.Sequential(linear), device=torch.device("meta"))[0].codes.is_meta
+
+
+# --- bitsandbytes: not installed here, so a stand-in with its functions' signatures
+
+
+@pytest.fixture
+def bitsandbytes(monkeypatch):
+    """Its two functions, with our own arithmetic behind them and its flat bytes [n / 2, 1]."""
+
+    def quantize_4bit(A, blocksize, quant_type, compress_statistics):
+        assert (blocksize, quant_type) == (64, "nf4")
+        q = quantise(A, compress_statistics)
+        state = SimpleNamespace(parts=q[1:4], shape=A.shape, dtype=A.dtype, to=lambda device: None)
+        return q.codes[:, None], state
+
+    def dequantize_4bit(A, quant_state):
+        return dequantise(NF4(A[:, 0], *quant_state.parts, quant_state.shape)).to(quant_state.dtype)
+
+    package, functional = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.functional")
+    functional.quantize_4bit, functional.dequantize_4bit = quantize_4bit, dequantize_4bit
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", functional)
+    package.__spec__ = SimpleNamespace()
+
+
+def test_its_layer_computes_and_trains_as_ours(bitsandbytes):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(64, 96), nn.Tanh(), nn.Linear(96, 32, bias=False)).to(torch.bfloat16)
+    ours = quantise_linears(copy.deepcopy(plain))
+    theirs = quantise_linears(plain, linear=BitsandbytesLinear)
+    assert isinstance(theirs[0], BitsandbytesLinear) and [*theirs[0]._buffers] == ["codes"]
+    for model in (ours, theirs):
+        torch.manual_seed(1)
+        add_adapter(model, LoraConfig(rank=4, target_modules=["0", "2"], init_lora_weights=False))
+    assert theirs[0].adapter_dtype == torch.float32
+    grads = []
+    for model in (ours, theirs):
+        x = random(5, 64).bfloat16().requires_grad_()
+        model(x).float().square().mean().backward()
+        grads.append([x.grad, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert len(grads[0]) == 5 and all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+    assert type(dequantise_linears(theirs)[0].base) is nn.Linear
+
+
+def test_it_is_taken_on_a_gpu_where_it_is_installed(bitsandbytes, monkeypatch):
+    assert best_linear(torch.device("cuda")) is BitsandbytesLinear
+    assert best_linear(torch.device("cpu")) is NF4Linear
+    monkeypatch.delitem(sys.modules, "bitsandbytes")
+    assert best_linear(torch.device("cuda")) is NF4Linear
