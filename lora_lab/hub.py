@@ -32,7 +32,7 @@ SMALL = re.compile(
 )
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PARTS = {"config": "its configuration", "tokenizer": "its tokenizer", "weights": "all of it"}
+PARTS = ("config", "tokenizer", "weights")
 NO_SAFETENSORS = (
     "has no model.safetensors. Weights in a pickle (pytorch_model.bin) can run any code when they are opened, so they "
     "are not read here: save the model again as safetensors"
@@ -149,9 +149,10 @@ def fetch(
     if not model.commit:
         return _local(model.name)
     say = say or _to_stderr
-    wanted = sorted((f for f in model.files if _part(f.name) <= list(PARTS).index(what)), key=lambda f: _part(f.name))
-    missing = [f for f in wanted if not f.cached]
-    if what != "config" and missing:
+    wanted = sorted((f for f in model.files if _part(f.name) <= PARTS.index(what)), key=lambda f: _part(f.name))
+    folder = _cache(model.name) / "snapshots" / model.commit
+    missing = [f for f in wanted if not f.cached or not (folder / f.name).is_file()]
+    if what != "config" and not all(f.cached for f in wanted):
         check_room(model)
         if model.commit not in _announced:
             _announced.add(model.commit)
@@ -159,11 +160,12 @@ def fetch(
         if float32 and (takes := 4 * (model.parameters or 0)) > (free := free_memory()):
             say(f"{model.name} takes {megabytes(takes)} in float32, and {megabytes(free)} of memory are free")
     for file in missing or wanted:
-        path = _cache(model.name) / "snapshots" / model.commit / file.name
+        path = folder / file.name
         if _part(file.name) == 2:
-            _check_shards(model, path.parent)
+            _check_shards(model, folder)
         if file in missing:
-            _remove(path)  # one of another size, or a link to nothing
+            if not file.cached:
+                _remove(path)  # one of another size, or a link to nothing
             try:
                 path = Path(hf_hub_download(model.name, file.name, revision=model.commit))
             except Exception as error:
@@ -171,7 +173,7 @@ def fetch(
         _verify(model, file, path)
     if model.revision != model.commit:
         whole_file.write(_cache(model.name) / "refs" / model.revision, model.commit)
-    return _cache(model.name) / "snapshots" / model.commit
+    return folder
 
 
 def check_loadable(model: HubModel) -> None:
@@ -259,10 +261,10 @@ def explain(error: Exception, name: str, file: str = "") -> Exception:
         return ConnectionError(
             f"no model {name!r} on this machine, and HF_HUB_OFFLINE keeps it from asking the hub. {near(name)}"
         )
-    if file and re.search("RemoteProtocol|ReadError|Timeout", kinds):
+    if file and re.search("RemoteProtocol|ReadError|Timeout|ConnectError", kinds):
         return ConnectionError(
-            f"model {name!r}: the connection broke off in {file}, and again when it was taken up. The same command "
-            "goes on with the files that are missing"
+            f"model {name!r}: the connection broke off before all of {file} was here, and again when it was taken up. "
+            "The same command goes on with the files that are missing"
         )
     if re.search("Connect|Timeout|LocalEntry|Proxy|RemoteProtocol|ReadError", kinds):
         return ConnectionError(

@@ -61,16 +61,7 @@ def load_tokenizer(name: str | Path = "base", revision: str | None = None) -> Pr
     """The tokenizer alone, as `load` gives it: it always has a padding token. Raises as `load` does."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = _local_first(
-            AutoTokenizer.from_pretrained, name, revision, what="tokenizer", trust_remote_code=False
-        )
-    except ConnectionError:
-        raise
-    except Exception as error:  # transformers raises many kinds here, all of which mean that there is none
-        if BRINGS_CODE in str(error):
-            raise
-        raise ValueError(f"model {str(name)!r} has no tokenizer that transformers can load: {_first(error)}") from error
+    tokenizer = _local_first(AutoTokenizer.from_pretrained, name, revision, what="tokenizer", trust_remote_code=False)
     if tokenizer.pad_token is None:  # GPT-2 and Llama have none; padding is masked, so any token serves
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
     return tokenizer
@@ -177,9 +168,11 @@ def _local_first(loader, name: str | Path, revision: str | None, what: str, **op
             # Asked for weights that are not here, transformers would have a service convert a pickle at the hub.
             if what != "weights" or hub.whole(source, revision):
                 return loader(source, revision=revision, **options)
-        except (OSError, ValueError) as error:  # not fetched yet, or only in part
-            if BRINGS_CODE in _why(error, str(name)):
-                raise ValueError(_why(error, str(name))) from error
+        except Exception as error:  # not fetched yet, or only in part
+            if _out_of_memory(error):
+                raise
+            if BRINGS_CODE in (why := _why(error, str(name), what)):
+                raise ValueError(why) from error
         listed = hub.look(source, revision)
         hub.fetch(listed, what, float32=options.get("dtype") == torch.float32)
         options["revision"] = listed.commit
@@ -190,16 +183,18 @@ def _local_first(loader, name: str | Path, revision: str | None, what: str, **op
     except Exception as error:  # each library has its own kinds for a damaged file
         if _out_of_memory(error):
             raise
-        raise ValueError(_why(error, str(name))) from error
+        raise ValueError(_why(error, str(name), what)) from error
 
 
-def _why(error: Exception, name: str) -> str:
+def _why(error: Exception, name: str, what: str) -> str:
     """One sentence on why the model `name` cannot be loaded."""
     text = str(error)
     if "custom code" in text:
         return f"model {name!r} {BRINGS_CODE}: choose a model of a kind that transformers knows"
     if "model.safetensors" in text and re.search("no file named|not appear to have a file named", text):
         return f"model {name!r} {hub.NO_SAFETENSORS}"
+    if what == "tokenizer":
+        return f"model {name!r} has no tokenizer that transformers can load: {_first(error)}"
     return f"model {name!r} cannot be loaded: {_first(error)}"
 
 

@@ -2,7 +2,7 @@
 
 GET /api/models/NAME[/revision/REV]?blobs=True    what a repository holds
 HEAD and GET /NAME/resolve/REV/FILE               ETag, X-Repo-Commit; for a large file a redirect
-GET /lfs/NAME/FILE (on another port)              the large file, or from a Range on
+GET /lfs/NAME/HASH/FILE (on another port)         the large file, or from a Range on
 
 No header of Xet is sent, so that files come over plain HTTP.
 """
@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import close_session
 
 LARGE = (".safetensors", ".bin", ".model")  # what the hub keeps in LFS
 
@@ -36,7 +38,7 @@ class Repo:
     cut: dict[str, list[int]] = field(default_factory=dict)  # bytes after which each answer breaks off, in turn
     cut_always: set[str] = field(default_factory=set)
     wrong: dict[str, bytes] = field(default_factory=dict)  # sent instead, under the right hash
-    status: list[int] = field(default_factory=list)  # the next answers' statuses
+    status: list[tuple[int, str]] = field(default_factory=list)  # the next answers, with what they say
     slow: dict[str, float] = field(default_factory=dict)  # seconds before a file, or "api", is answered
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
@@ -69,6 +71,7 @@ class Hub:
 
     def stop(self):
         self.stopping.set()
+        close_session()  # the client's end of connections that are still open
         for server in self.servers:
             server.shutdown()
             server.server_close()
@@ -110,6 +113,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def answer(self):
+        if self.hub.stopping.is_set():  # a connection that was open already
+            self.close_connection = True
+            return None
         if not re.match(r"/(api/models|lfs|.+/resolve)/", self.path):
             return self.say(404)  # what the library asks on its own account
         self.hub.asked.append((self.command, self.path, self.headers.get("Range", "")))
@@ -121,7 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.describe(name, revision or "main")
         if path.startswith("/lfs/"):
             _, _, name, file = path.split("/", 3)
-            return self.send_file(self.hub.repos[name.replace("--", "/")], file)
+            repo, (hashed, _, file) = self.hub.repos[name.replace("--", "/")], file.partition("/")
+            stored = [files[file] for files in (repo.files, *repo.other_files.values()) if file in files]
+            return self.send_file(repo, file, next(content for content in stored if sha256(content) == hashed))
         name, _, rest = path[1:].partition("/resolve/")
         revision, _, file = rest.partition("/")
         return self.resolve(name, revision, file)
@@ -132,7 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repo is None:  # the hub does not tell an unknown repository from a private one
             return self.say(401, X_Error_Code="RepoNotFound", X_Error_Message="Invalid username or password.")
         if repo.status:
-            return self.say(repo.status.pop(0))
+            status, message = repo.status.pop(0)
+            return self.say(status, X_Error_Message=message)
         if repo.at(revision) is None:
             return self.say(404, X_Error_Code="RevisionNotFound", X_Error_Message=f"Invalid rev id: {revision}")
         return repo, *repo.at(revision)
@@ -166,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             if file.endswith(LARGE):
                 self.say(
                     302,
-                    Location=f"{self.hub.storage}/lfs/{name.replace('/', '--')}/{file}",
+                    Location=f"{self.hub.storage}/lfs/{name.replace('/', '--')}/{sha256(content)}/{file}",
                     X_Repo_Commit=commit,
                     X_Linked_Size=len(content),
                     X_Linked_ETag=f'"{sha256(content)}"',
@@ -177,8 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_file(repo, file, content)
         return None
 
-    def send_file(self, repo: Repo, file: str, content: bytes | None = None):
-        content = repo.wrong.get(file, repo.files[file] if content is None else content)
+    def send_file(self, repo: Repo, file: str, content: bytes):
+        content = repo.wrong.get(file, content)
         self.hub.stopping.wait(repo.slow.get(file, 0))
         first = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
         cut = len(content) // 2 if file in repo.cut_always else repo.cut.get(file, []) and repo.cut[file].pop(0)
