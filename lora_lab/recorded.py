@@ -1,0 +1,143 @@
+"""What a GPU showed, if one did: reads the record that `tests/bench/gpu` makes, and judges its bars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+FILE = Path(__file__).parent / "assets" / "results" / "gpu.json"
+FIELDS = (
+    "id part status reason card at what model targets rank rows length checkpointing seconds quartiles count "
+    "tokens_per_second flops mfu peak_memory memory_predicted losses loss_difference ratio memory_ratio tflops gbs "
+    "shares more"
+).split()
+BASELINE = "peft default"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """card, memory (bytes), date, versions; rows with FIELDS each; bars as `bars` gives them."""
+
+    card: str
+    memory: int
+    date: str
+    versions: dict[str, str]
+    rows: tuple[dict, ...]
+    bars: tuple[dict, ...]
+
+    def part(self, name: str, everything: bool = False) -> list[dict]:
+        """The rows of part "A" to "E" that were measured; with `everything` also those that failed or did not fit."""
+        return [row for row in self.rows if row["part"] == name and (everything or row["status"] == "ok")]
+
+    def row(self, name: str) -> dict | None:
+        """The row with this id, or None."""
+        return next((row for row in self.rows if row["id"] == name), None)
+
+
+def gpu(path: Path = FILE) -> Recorded | None:
+    """The recorded results, or None where no GPU was ever had.
+
+    Raises ValueError for a file that is broken, of a CPU, or of a tiny trial run: none of these is a GPU's result.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not JSON: {error}") from None
+    wanted = ("card", "memory", "date", "versions", "rows", "bars", "tiny")
+    if not isinstance(found, dict) or (missing := [field for field in wanted if field not in found]):
+        raise ValueError(f"{path.name} lacks {', '.join(missing) if isinstance(found, dict) else 'everything'}")
+    if found["tiny"] or found["card"] == "CPU" or not found["memory"]:
+        raise ValueError(
+            f"{path.name} is of {found['card']}{', with tiny sizes' * bool(found['tiny'])}: "
+            "only what was measured on a GPU at full size is a GPU's result"
+        )
+    if odd := [row.get("id") for row in found["rows"] if set(row) != set(FIELDS)]:
+        raise ValueError(f"{path.name}: row {odd[0]!r} has other fields than {', '.join(FIELDS)}")
+    fields = {field: found[field] for field in wanted[:4]}
+    return Recorded(**fields, rows=tuple(found["rows"]), bars=tuple(found["bars"]))
+
+
+def bars(rows: Sequence[dict]) -> tuple[dict, ...]:
+    """Each bar with what was measured: bar, says, target, measured, met (None where the rows do not tell)."""
+    done = [row for row in rows if row["status"] == "ok"]
+    ours = [row for row in done if row["part"] == "A" and row["what"].startswith("ours")]
+    found = []
+
+    def bar(name: str, says: str, target: float | None, measured, met: bool | None) -> None:
+        found.append({"bar": name, "says": says, "target": target, "measured": measured, "met": met})
+
+    def limit(name: str, says: str, target: float, measured: float | None, least: bool) -> None:
+        met = None if measured is None else measured >= target if least else measured <= target
+        bar(name, says, target, measured, met)
+
+    for model in ("Llama-2-7B", "Llama-3.1-8B"):
+        wide = {row["what"]: speed for row, speed in _faster(done, model, "all-linear", 16) if _lean(row, done)}
+        limit(
+            f"speed all-linear {model}",
+            f"{model}, all-linear, r = 16: tokens a second over peft's default, of a configuration with at most 0.9 "
+            "of its memory",
+            1.3,
+            max(wide.values(), default=None),
+            True,
+        )
+        narrow = [speed for _, speed in _faster(done, model, "q_proj,v_proj", 8)]
+        says = f"{model}, q and v, r = 8: tokens a second over peft's default"
+        limit(f"speed q,v {model}", says, 1.1, max(narrow, default=None), True)
+        mfu = [row["mfu"] for row in ours if row["model"] == model and row["mfu"] is not None]
+        says = f"{model}: LoRA's own FLOPs over what the card could do"
+        limit(f"MFU {model}", says, 0.45, max(mfu, default=None), True)
+    off = [
+        abs(row["memory_predicted"] / row["peak_memory"] - 1)
+        for row in done
+        if row["part"] in "AB" and row["memory_predicted"] and row["peak_memory"]
+    ]
+    limit("memory", "peak memory predicted, the worst row", 0.05, max(off, default=None), False)
+    differ = [r["loss_difference"] for r in ours if r["loss_difference"] is not None and "NF4" not in r["what"]]
+    says = "loss against peft's over 20 steps from the same start, largest difference in any configuration"
+    limit("loss", says, 1e-3, max(differ, default=None), False)
+    small = [r for r in done if (r["model"], r["targets"], r["rank"]) == ("Llama-2-7B", "q_proj,v_proj", 8)]
+    for name, most, nf4 in (("24 GB", 24e9, False), ("12 GB", 12e9, True)):
+        peaks = [r["peak_memory"] for r in small if r["checkpointing"] and ("NF4" in r["what"]) == nf4]
+        says = f"Llama-2-7B, q and v, r = 8, checkpointing{', 4-bit base' * nf4}: peak memory in bytes"
+        limit(name, says, most, min((p for p in peaks if p), default=None), False)
+    full = [r for r in rows if r["part"] == "B" and "/full" in r["id"] and r["status"] != "failed"]
+    said = {r["id"].rsplit("/", 1)[1]: r["peak_memory"] if r["status"] == "ok" else r["status"] for r in full}
+    says = "full fine-tuning of Llama-2-7B: peak memory in bytes, or that it did not fit"
+    bar("full", says, None, said or None, True if said else None)
+    ranks = [r for r in done if r["part"] == "B" and r["targets"] == "all-linear"]
+    off = [abs(r["memory_predicted"] / r["peak_memory"] - 1) for r in ranks if r["peak_memory"]]
+    says = "Llama-2-7B, all-linear, rank 1 to 256: memory as predicted, the worst rank"
+    limit("ranks", says, 0.05, max(off) if len(off) >= 5 else None, False)
+    return tuple(found)
+
+
+def _baseline(done: list[dict], row: dict, field: str) -> float | None:
+    """peft's default in the row's own group and on its card: its best run where there are two."""
+    same = ("model", "targets", "rank", "card")
+    found = [
+        other[field]
+        for other in done
+        if other["part"] == "A" and other["what"].startswith(BASELINE) and all(other[f] == row[f] for f in same)
+    ]
+    found = [value for value in found if value]
+    return (max if field == "tokens_per_second" else min)(found, default=None)
+
+
+def _faster(done: list[dict], model: str, targets: str, rank: int) -> list[tuple[dict, float]]:
+    """Our rows of a group, each with its speed over peft's default."""
+    return [
+        (row, row["tokens_per_second"] / speed)
+        for row in done
+        if row["part"] == "A" and row["what"].startswith("ours") and row["tokens_per_second"]
+        if (row["model"], row["targets"], row["rank"]) == (model, targets, rank)
+        if (speed := _baseline(done, row, "tokens_per_second"))
+    ]
+
+
+def _lean(row: dict, done: list[dict]) -> bool:
+    memory = _baseline(done, row, "peak_memory")
+    return bool(memory and row["peak_memory"]) and row["peak_memory"] <= 0.9 * memory
