@@ -221,7 +221,7 @@ def _gpt_neox(read: _Sizes) -> Shape:
         "mlp.dense_h_to_4h": (m, h, True),
         "mlp.dense_4h_to_h": (h, m, True),
     }
-    ends = ["gpt_neox.embed_in"] if read.flag("tie_word_embeddings") else ["gpt_neox.embed_in", "embed_out"]
+    ends = ["gpt_neox.embed_in"] if read.flag("tie_word_embeddings") else ["gpt_neox.embed_in", "lm_head"]
     return Shape(
         matrices=tuple(
             Matrix(f"gpt_neox.layers.{LAYER}.{name}", out, into, count=layers, bias=bias)
