@@ -1,8 +1,8 @@
 """Conversations as tokens, through the tokenizer's own chat template: what is read, and what is learned.
 
-Learned is what the model itself must write: every answer of the assistant and the token that ends it. The template's
-words, the system's and the user's are read only. A prompt is rendered as it is when the model is used, and the answer
-is tokenized apart, so that training and use agree token for token.
+Learned is what the model itself must write behind the template's opening of an answer: the answer and the token that
+ends it. The template's words, the system's and the user's are read only. A prompt is rendered as it is when the model
+is used, and the answer is tokenized apart, so that training and use agree token for token.
 """
 
 from __future__ import annotations
@@ -47,58 +47,109 @@ def prompt_ids(turns: Turns, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def encode(turns: Turns, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """`input_ids` and `labels` [length] of a conversation whose last turn is the assistant's.
 
-    A label is the token itself in every answer and its end, elsewhere -100. An earlier answer is learned where the
-    template leaves it as it was written; one that the template rewrites afterwards (some drop the thinking of earlier
-    turns) is read only, because at the time of answering the model wrote something else. The last is always learned.
+    A label is the token itself in every answer and its end, elsewhere -100. An earlier answer that the template
+    rewrites afterwards (some drop the thinking of earlier turns) is read only, because at the time of answering the
+    model wrote something else: `rows` gives it a row of its own. The last answer is always learned.
     Raises ValueError where the template refuses the turns, or does not continue its own opening of an answer.
     """
-    input_ids = prompt_ids(turns[:-1], tokenizer)
-    labels = [IGNORE] * len(input_ids)
-    for i, (role, _) in enumerate(turns[:-1]):
-        if role == "assistant":
-            before, answer = prompt_ids(turns[:i], tokenizer), answer_ids(turns[: i + 1], tokenizer)
-            first, end = len(before), len(before) + len(answer)
-            if input_ids[:end] == before + answer:
-                labels[first:end] = answer
-    answer = answer_ids(turns, tokenizer)
-    return {"input_ids": input_ids + answer, "labels": labels + answer}
+    return _encode(turns, tokenizer)[0]
 
 
-def answer_ids(turns: Turns, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens of the last turn, which is the assistant's, and the one that ends it."""
-    given, tail = _written(turns, tokenizer), _tail(tokenizer)
-    opening = _apply(turns[:-1], tokenizer, add_generation_prompt=True, tokenize=False)
-    if not given.startswith(opening) or not given.endswith(tail):
-        raise ValueError(
-            f"the chat template opens an answer with {opening[-40:]!r}, but writes it down otherwise: "
-            f"{given[-60:]!r}. What is trained on would not be what the model is asked for; use another template"
-        )
-    end = end_id(tokenizer)
-    return _plain_ids(given[len(opening) : len(given) - len(tail)], tokenizer) + ([] if end is None else [end])
+def rows(turns: Turns, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, list[int]]]:
+    """`encode`, and before it a row for each earlier answer that is read only there: every answer is learned once."""
+    whole, rewritten = _encode(turns, tokenizer)
+    return [*(_only_last(turns[: i + 1], tokenizer) for i in rewritten), whole]
 
 
 def end_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that ends an answer: the first special one that the template writes behind it, or the end token."""
-    ids = tokenizer(_tail(tokenizer), add_special_tokens=False)["input_ids"]
-    return next((i for i in ids if i in tokenizer.added_tokens_decoder), tokenizer.eos_token_id)
+    return _end(_around(tokenizer)[1], tokenizer)[1]
 
 
-def _written(turns: Turns, tokenizer) -> str:
-    return _apply(turns, tokenizer, add_generation_prompt=False, tokenize=False)
+def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Turns in the form that templates read."""
+    return [{"role": role, "content": content} for role, content in turns]
 
 
-def _tail(tokenizer) -> str:
-    """What the template writes behind an answer."""
-    return _written((("user", "Hello"), ("assistant", PROBE)), tokenizer).rpartition(PROBE)[2]
+def _encode(turns: Turns, tokenizer) -> tuple[dict[str, list[int]], list[int]]:
+    """The row, and which earlier answers are read only in it, by their place among the turns."""
+    input_ids = prompt_ids(turns[:-1], tokenizer)
+    labels, rewritten = [IGNORE] * len(input_ids), []
+    for i in (i for i, (role, _) in enumerate(turns[:-1]) if role == "assistant"):
+        content, end = _answer(turns[: i + 1], tokenizer)
+        first = _find(content, prompt_ids(turns[:i], tokenizer), input_ids, tokenizer)
+        if first is None:
+            rewritten.append(i)
+            continue
+        answer = content + end
+        if input_ids[first : first + len(answer)] != answer:  # some templates end the last answer only
+            answer = content
+        labels[first : first + len(answer)] = answer
+    content, end = _answer(turns, tokenizer)
+    return {"input_ids": input_ids + content + end, "labels": labels + content + end}, rewritten
 
 
-def _plain_ids(text: str, tokenizer) -> list[int]:
-    """Text in the middle of a text, without the space that SentencePiece puts before its first word."""
-    ids = tokenizer("\n" + text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    if ids[: len(newline)] == newline:
-        return ids[len(newline) :]
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def _only_last(turns: Turns, tokenizer) -> dict[str, list[int]]:
+    given, (content, end) = prompt_ids(turns[:-1], tokenizer), _answer(turns, tokenizer)
+    return {"input_ids": given + content + end, "labels": [IGNORE] * len(given) + content + end}
+
+
+def _find(content: list[int], given: list[int], input_ids: list[int], tokenizer) -> int | None:
+    """Where in `input_ids` the content stands that followed the prompt `given`, or None if it was rewritten.
+
+    Blanks at the end of a prompt may be tokenized otherwise once text stands behind them: their text must agree.
+    """
+    same = next((n for n, (a, b) in enumerate(zip(given, input_ids, strict=False)) if a != b), len(given))
+    blanks = tokenizer.decode(given[same:])
+    for first in range(same, same + 1 + len(blanks)):
+        if input_ids[first : first + len(content)] == content and tokenizer.decode(input_ids[same:first]) == blanks:
+            return first
+    return None
+
+
+def _answer(turns: Turns, tokenizer) -> tuple[list[int], list[int]]:
+    """The tokens of the last turn, which is the assistant's, and the one that ends it."""
+    opening = _apply(turns[:-1], tokenizer, add_generation_prompt=True, tokenize=False)
+    written = _apply(turns, tokenizer, add_generation_prompt=False, tokenize=False)
+    lead, tail = _around(tokenizer)
+    if not written.startswith(opening) or not written.endswith(tail):
+        raise ValueError(
+            f"the chat template opens an answer with {opening[-40:]!r}, but writes it down otherwise: "
+            f"{written[-60:]!r}. What is trained on would not be what the model is asked for: use another template"
+        )
+    before_end, end = _end(tail, tokenizer)
+    text, ids = written[len(opening) : len(written) - len(tail)] + before_end, []
+    if lead.strip() and text.startswith(lead):  # as Qwen3's empty thought: the model writes it, token by token
+        text, ids = text.removeprefix(lead), _inner_ids(lead, tokenizer, as_text=False)
+    return ids + _inner_ids(text, tokenizer, as_text=True), [] if end is None else [end]
+
+
+def _around(tokenizer) -> tuple[str, str]:
+    """What the template writes between its opening of an answer and the answer, and behind the answer."""
+    asked = (("user", "Hello"),)
+    opening = _apply(asked, tokenizer, add_generation_prompt=True, tokenize=False)
+    written = _apply((*asked, ("assistant", PROBE)), tokenizer, add_generation_prompt=False, tokenize=False)
+    lead, _, tail = written.removeprefix(opening).rpartition(PROBE)
+    return lead, tail
+
+
+def _end(tail: str, tokenizer) -> tuple[str, int | None]:
+    """What stands between an answer and its end token, and that token."""
+    for i in tokenizer(tail, add_special_tokens=False)["input_ids"]:
+        token = tokenizer.added_tokens_decoder.get(i)
+        if token and not token.content.isspace():  # Gemma's newlines are added tokens too
+            return tail.partition(token.content)[0], i
+    return "", tokenizer.eos_token_id
+
+
+def _inner_ids(text: str, tokenizer, as_text: bool) -> list[int]:
+    """Text in the middle of a text, without the space that SentencePiece puts before its first word.
+
+    `as_text`: what spells a special token is text.
+    """
+    how = {"add_special_tokens": False, "split_special_tokens": as_text}
+    ids, newline = tokenizer("\n" + text, **how)["input_ids"], tokenizer("\n", **how)["input_ids"]
+    return ids[len(newline) :] if ids[: len(newline)] == newline else tokenizer(text, **how)["input_ids"]
 
 
 def _apply(turns: Turns, tokenizer, tokenize: bool, add_generation_prompt: bool):
@@ -112,7 +163,6 @@ def _apply(turns: Turns, tokenizer, tokenize: bool, add_generation_prompt: bool)
             tokenize=tokenize,
             return_dict=False,
             sanitize_control_tokens=tokenize,
-            enable_thinking=False,  # a template that knows it opens the answer behind an empty thought
         )
     except TemplateError as error:
         roles = ", ".join(role for role, _ in turns)
@@ -120,8 +170,3 @@ def _apply(turns: Turns, tokenizer, tokenize: bool, add_generation_prompt: bool)
         if "system" in str(error).lower() and turns[0][0] == "system":
             hint = ". Put the system's text at the head of the first user turn"
         raise ValueError(f"the tokenizer's chat template refuses the turns {roles}: {error}{hint}") from None
-
-
-def messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
-    """Turns in the form that templates read."""
-    return [{"role": role, "content": content} for role, content in turns]

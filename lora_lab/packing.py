@@ -48,6 +48,19 @@ def pack(rows: Sequence[Row], length: int, seed: int = 0) -> list[Row]:
     return packed
 
 
+def windows(row: Row, length: int) -> list[Row]:
+    """A row cut into rows of at most `length` tokens.
+
+    Each further one begins with the last token of the one before, read and not learned: every token that the row
+    learns is learned exactly once.
+    """
+    starts = range(0, max(1, len(row["labels"]) - 1), length - 1)
+    cut = [{key: ids[i : i + length] for key, ids in row.items()} for i in starts]
+    for later in cut[1:]:
+        later["labels"][0] = IGNORE
+    return cut
+
+
 def saved(rows: Sequence[Row], packed: Sequence[Row], length: int) -> str:
     """What packing gained, against each example in a row of its own padded to `length`.
 

@@ -8,6 +8,7 @@ Python; `query` is made from a grammar (`lora_lab.query_language`). Nothing is d
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.machinery
 import re
 import sys
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lora_lab import chat
+from lora_lab import chat, packing
 from lora_lab.query_language import make_items
 from lora_lab.task_files import LEAST_EXAMPLES, PASSAGE, Conversation, Example, read_jsonl, read_text
 
@@ -97,16 +98,13 @@ def encode(example: Example, tokenizer, max_length: int) -> dict[str, list[int]]
     A start or end token that the tokenizer lacks is left out. Of a conversation every answer is learned (`chat`).
     Raises ValueError if no token of the completion is left within `max_length`.
     """
-    return _cut(example, _whole(example, tokenizer), max_length)
-
-
-def windows(example: Example, tokenizer, max_length: int) -> list[dict[str, list[int]]]:
-    """`encode`, but a text without a prompt that is too long is cut into rows instead of losing its end.
-
-    Each further row begins with the last token of the row before, read and not learned: every token of the text is
-    learned exactly once.
-    """
-    return _windows(example, _whole(example, tokenizer), max_length)
+    row = _whole(example, tokenizer)
+    if (unread := _unlearned(row)) >= min(max_length, len(row["labels"])):
+        raise ValueError(
+            f"max_length {max_length} leaves no room to learn: the prompt {_short(str(example.prompt))!r} alone has "
+            f"{unread} tokens. Expected at least {unread + 1}; make max_length larger or the prompt shorter"
+        )
+    return _cut(row, max_length)
 
 
 @dataclass(frozen=True)
@@ -122,64 +120,82 @@ class Encoded:
 def encode_task(task: Task, tokenizer, max_length: int, cut_into_windows: bool = False) -> Encoded:
     """Every training and validation example encoded; those whose prompt alone fills `max_length` are left out.
 
-    Warns of what is left out, with the first of them. Raises ValueError where that leaves fewer than 10 examples to
-    learn from, or none to validate or test on.
+    `cut_into_windows`: a text without a prompt that is too long becomes several training rows (`packing.windows`)
+    instead of losing its end. Warns of what is left out, with the first of them. Raises ValueError where that leaves
+    fewer than 10 examples to learn from, or none to validate or test on.
     """
-    train, whole = _fitting(task.train, tokenizer, max_length, "to learn from", LEAST_EXAMPLES)
-    validation, held_out = _fitting(task.validation, tokenizer, max_length, "to validate on", 1)
+    whole = functools.partial(_whole, tokenizer=tokenizer)
+    train, rows = _fitting(task.train, lambda e: _rows(e, tokenizer), max_length, "to learn from", LEAST_EXAMPLES)
+    validation, held_out = _fitting(task.validation, lambda e: [whole(e)], max_length, "to validate on", 1)
     test = validation
     if task.test is not task.validation:
-        test = _fitting(task.test, tokenizer, max_length, "to test on", 1)[0]
-    cut = _windows if cut_into_windows else (lambda *given: [_cut(*given)])
-    pieces = [cut(example, row, max_length) for example, row in zip(train, whole, strict=True)]
-    fitted = replace(task, train=train, validation=validation, test=test)
-    if task.name not in TASKS:
-        fitted = replace(fitted, prompts=_short_prompts(fitted, tokenizer, max_length))
+        test, _ = _fitting(task.test, lambda e: [whole(e)], max_length, "to test on", 1)
+    pieces = [
+        packing.windows(row, max_length) if cut_into_windows and not example.prompt else [_cut(row, max_length)]
+        for example, made in zip(train, rows, strict=True)
+        for row in made
+    ]
+    prompts = task.prompts if task.name in TASKS else _short_prompts((*validation, *train), tokenizer, max_length)
     return Encoded(
-        fitted,
-        train=[row for rows in pieces for row in rows],
-        validation=[_cut(example, row, max_length) for example, row in zip(validation, held_out, strict=True)],
-        notes=tuple(_notes(fitted, tokenizer, whole, pieces, max_length)),
+        replace(task, train=train, validation=validation, test=test, prompts=prompts),
+        train=[row for cut in pieces for row in cut],
+        validation=[_cut(row, max_length) for made in held_out for row in made],
+        notes=tuple(_notes(train, rows, pieces, tokenizer, max_length)),
     )
 
 
-def _fitting(examples: Sequence[Example], tokenizer, max_length: int, purpose: str, least: int):
-    """The examples with something to learn within `max_length`, and the whole of their tokens."""
-    rows = [_whole(example, tokenizer) for example in examples]
-    fits = [_unlearned(row) < min(max_length, len(row["labels"])) for row in rows]
-    kept = tuple(e for e, fit in zip(examples, fits, strict=True) if fit)
-    if len(kept) < len(rows):
-        first = fits.index(False)
+def _rows(example: Example, tokenizer) -> list[dict[str, list[int]]]:
+    """Whole rows that learn every answer: one, but for a conversation that its template rewrites as it goes on."""
+    if isinstance(example.prompt, Conversation):
+        return chat.rows(_turns(example), tokenizer)
+    return [_whole(example, tokenizer)]
+
+
+def _fitting(examples: Sequence[Example], encoded: Callable, max_length: int, purpose: str, least: int):
+    """The examples with something to learn within `max_length`, and of each the whole rows that have it."""
+    kept, rows, left_out = [], [], []
+    for example in examples:
+        made = encoded(example)
+        fits = [row for row in made if _unlearned(row) < min(max_length, len(row["labels"]))]
+        if fits:
+            kept.append(example)
+            rows.append(fits)
+        else:
+            left_out.append((example, _unlearned(made[0])))
+    if left_out:
+        example, tokens = left_out[0]
         said = (
-            f"{len(rows) - len(kept):,} of {len(rows):,} examples {purpose} have prompts that leave no room to learn "
-            f"within max_length {max_length}; the first is {_short(str(examples[first].prompt))!r} with "
-            f"{_unlearned(rows[first]):,} tokens"
+            f"{len(left_out):,} of {len(examples):,} examples {purpose} have prompts that leave no room to learn "
+            f"within max_length {max_length}; the first is {_short(str(example.prompt))!r} with {tokens:,} tokens"
         )
         if len(kept) < least:
             raise ValueError(f"{said}. {len(kept)} are left, expected at least {least}: make max_length larger")
-        warnings.warn(f"{said}: they are left out", stacklevel=3)
-    return kept, [row for row, fit in zip(rows, fits, strict=True) if fit]
+        warnings.warn(f"{said}: they are left out", stacklevel=2)
+    return tuple(kept), rows
 
 
-def _notes(task: Task, tokenizer, whole: list, pieces: list, max_length: int) -> list[str]:
-    notes = [chat.describe(tokenizer)] if any(isinstance(e.prompt, Conversation) for e in task.train) else []
-    lengths = [len(row["labels"]) for row in whole]
-    lost = [n - max_length for n, rows in zip(lengths, pieces, strict=True) if len(rows) == 1 and n > max_length]
+def _notes(examples: Sequence[Example], rows: list, pieces: list, tokenizer, max_length: int) -> list[str]:
+    notes = []
+    if any(isinstance(e.prompt, Conversation) for e in examples):
+        notes.append(chat.describe(tokenizer))
+    if apart := sum(map(len, rows)) - len(rows):
+        notes.append(f"{apart:,} earlier answers, which the template rewrites as it goes on, are rows of their own")
+    lengths = [len(row["labels"]) for made in rows for row in made]
+    lost = [n - max_length for n, cut in zip(lengths, pieces, strict=True) if len(cut) == 1 and n > max_length]
     if lost:
         notes.append(
-            f"{len(lost):,} of {len(whole):,} examples are longer than {max_length} tokens: {sum(lost):,} of "
+            f"{len(lost):,} of {len(lengths):,} examples are longer than {max_length} tokens: {sum(lost):,} of "
             f"{sum(lengths):,} tokens ({sum(lost) / sum(lengths):.1%}) are cut off"
         )
-    if long := [rows for rows in pieces if len(rows) > 1]:
-        notes.append(
-            f"{len(long):,} texts longer than {max_length} tokens are cut into {sum(map(len, long)):,} windows"
-        )
+    if long := [cut for cut in pieces if len(cut) > 1]:
+        many = sum(map(len, long))
+        notes.append(f"{len(long):,} texts longer than {max_length} tokens are cut into {many:,} windows")
     return notes
 
 
-def _short_prompts(task: Task, tokenizer, max_length: int) -> tuple[str | Conversation, ...]:
+def _short_prompts(examples: Sequence[Example], tokenizer, max_length: int) -> tuple[str | Conversation, ...]:
     """Openings for samples that leave half of `max_length` to write in, where there are such; else the shortest."""
-    openings = _openings((*task.validation, *task.train)[:200])
+    openings = _openings(examples[:200])
     lengths = {p: len(prompt_ids(p, tokenizer)) for p in openings}
     fitting = [p for p in openings if lengths[p] <= max_length // 2]
     return tuple(fitting[:3] if len(fitting) >= 3 else sorted(openings, key=lengths.get)[:3])
@@ -189,32 +205,21 @@ def _openings(examples: Sequence[Example]) -> list[str | Conversation]:
     return [e.prompt or " ".join(e.completion.split()[:6]) for e in examples]
 
 
+def _turns(example: Example):
+    return (*example.prompt.turns, ("assistant", example.completion))
+
+
 def _whole(example: Example, tokenizer) -> dict[str, list[int]]:
     if isinstance(example.prompt, Conversation):
-        return chat.encode((*example.prompt.turns, ("assistant", example.completion)), tokenizer)
+        return chat.encode(_turns(example), tokenizer)
     prompt = prompt_ids(example.prompt, tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     learned = _ids(example.completion, tokenizer) + end
     return {"input_ids": prompt + learned, "labels": [-100] * len(prompt) + learned}
 
 
-def _cut(example: Example, row: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
-    if (unread := _unlearned(row)) >= min(max_length, len(row["labels"])):
-        raise ValueError(
-            f"max_length {max_length} leaves no room to learn: the prompt {_short(str(example.prompt))!r} alone has "
-            f"{unread} tokens. Expected at least {unread + 1}; make max_length larger or the prompt shorter"
-        )
+def _cut(row: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:
     return {key: ids[:max_length] for key, ids in row.items()}
-
-
-def _windows(example: Example, row: dict[str, list[int]], max_length: int) -> list[dict[str, list[int]]]:
-    if example.prompt:
-        return [_cut(example, row, max_length)]
-    starts = range(0, max(1, len(row["labels"]) - 1), max_length - 1)
-    rows = [{key: ids[i : i + max_length] for key, ids in row.items()} for i in starts]
-    for later in rows[1:]:
-        later["labels"][0] = -100
-    return rows
 
 
 def _unlearned(row: dict[str, list[int]]) -> int:

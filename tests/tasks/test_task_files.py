@@ -73,6 +73,51 @@ def with_line_7(line):
     return "\n".join([*rows(6), line, *rows(20)[6:]])
 
 
+def talk(*turns, **more):
+    return json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]} | more)
+
+
+def talks(count, *before):
+    return [talk(*before, ("user", f"Name {i}?"), ("assistant", f"fox {i}")) for i in range(count)]
+
+
+def among_talks(line):
+    return "\n".join([*talks(6), line, *talks(20)[6:]])
+
+
+def message(**given):
+    return among_talks(json.dumps({"messages": [given, {"role": "assistant", "content": "b"}]}))
+
+
+def test_conversations_keep_their_turns(tmp_path):
+    lines = talks(25, ("system", "Be kind."), ("user", "Hello"), ("assistant", "Hello to you"))
+    task = load_task(write(tmp_path, "mine.jsonl", "\n".join([*lines, lines[3]])))
+    first = task.train[0]
+    assert first.prompt.turns == (
+        ("system", "Be kind."),
+        ("user", "Hello"),
+        ("assistant", "Hello to you"),
+        ("user", "Name 0?"),
+    )
+    assert first.completion == "fox 0" and len(task.train) == 23 and len(task.validation) == 2
+    assert task.prompts[0] == task.validation[0].prompt
+    assert str(first.prompt) == "System: Be kind.\nUser: Hello\nAssistant: Hello to you\nUser: Name 0?"
+
+
+def test_text_is_cut_to_the_length_asked_for_but_not_to_fewer_than_ten_passages(tmp_path):
+    path = write(tmp_path, "long.txt", "\n\n".join(STORY.format(i) for i in range(2000)))
+    usual, long = load_task(path), load_task(path, max_length=1024)
+    assert load_task(path, max_length=32) == usual
+    sizes = [len(e.completion) for e in long.train]
+    assert 3000 < max(sizes) <= 3600 and max(len(e.completion) for e in usual.train) <= 450
+    assert len(load_task(path, max_length=10**6).train) >= 9
+
+
+def test_a_long_line_of_words_is_text(tmp_path):
+    task = load_task(write(tmp_path, "one_line.txt", " ".join(STORY.format(i) for i in range(500))))
+    assert sum(len(e.completion) for e in (*task.train, *task.validation)) > 40_000
+
+
 BAD = {
     "empty": ("a.txt", "", "a.txt is empty"),
     "only blanks": ("a.txt", " \n\t\n", "a.txt is empty"),
@@ -110,6 +155,60 @@ BAD = {
         "a.jsonl",
         with_line_7('{"prompt": "a", "completion": " "}'),
         "line 7 has an empty completion",
+    ),
+    "unknown role": (
+        "a.jsonl",
+        message(role="asistant", content="a"),
+        "line 7, message 1 has the role 'asistant'; .*'assistant'",
+    ),
+    "another format's role": ("a.jsonl", message(role="human", content="a"), "the role 'human'; .*Did you mean 'user'"),
+    "a strange role": ("a.jsonl", message(role="zzz", content="a"), "'zzz'; expected one of system, user, assistant.$"),
+    "another format": (
+        "a.jsonl",
+        message(**{"from": "human", "value": "a"}),
+        "no 'role' .*'role' where it says 'from'",
+    ),
+    "no content": ("a.jsonl", message(role="user", text="a"), "no 'content' .*'content' where it says 'text'"),
+    "content in parts": (
+        "a.jsonl",
+        message(role="user", content=[{"type": "text"}]),
+        "message 1: 'content' is .*in quotes",
+    ),
+    "role a number": ("a.jsonl", message(role=3, content="a"), "message 1: 'role' is 3; expected a text"),
+    "a tool call": ("a.jsonl", message(role="user", content="a", tool_calls=[]), "message 1 has 'tool_calls' too"),
+    "empty turn": ("a.jsonl", message(role="user", content=" "), "line 7, message 1, the user's, is empty"),
+    "empty answer": (
+        "a.jsonl",
+        among_talks(talk(("user", "a"), ("assistant", ""))),
+        "message 2, the assistant's, is empty",
+    ),
+    "no answer": ("a.jsonl", among_talks(talk(("user", "a"))), "line 7 has no turn of the assistant"),
+    "no question": ("a.jsonl", among_talks(talk(("assistant", "a"))), "line 7 has no turn of the user"),
+    "ends with a question": (
+        "a.jsonl",
+        among_talks(talk(("user", "a"), ("assistant", "b"), ("user", "c"))),
+        "line 7 ends with a turn of the user; expected the assistant's",
+    ),
+    "late system": (
+        "a.jsonl",
+        among_talks(talk(("user", "a"), ("system", "b"), ("assistant", "c"))),
+        "line 7, message 2 is the system's; expected it first",
+    ),
+    "no messages": ("a.jsonl", among_talks('{"messages": []}'), "'messages' is \\[\\]; expected a list of turns"),
+    "messages a text": ("a.jsonl", among_talks('{"messages": "hi"}'), "'messages' is 'hi'; expected a list of turns"),
+    "a message a text": ("a.jsonl", among_talks('{"messages": ["hi"]}'), "line 7, message 1 is a JSON str; expected"),
+    "misspelt messages": ("a.jsonl", among_talks('{"mesages": []}'), "Did you mean 'messages' where it says 'mesages'"),
+    "conversations": ("a.jsonl", '{"conversations": []}', 'A conversation is written {"messages"'),
+    "both kinds in a line": ("a.jsonl", among_talks(talk(("user", "a"), prompt="b")), "has 'messages' and 'prompt'"),
+    "both kinds in a file": (
+        "a.jsonl",
+        "\n".join(talks(3) + rows(9)),
+        "line 4 is {.prompt.*line before a conversation",
+    ),
+    "over-long conversation": (
+        "a.jsonl",
+        among_talks(talk(("user", "a " * 60_000), ("assistant", "b " * 60_000))),
+        "line 7 has 240,000 characters; expected at most 200,000",
     ),
     "json": ("a.json", "[]", r"ends in '.json'; expected a .txt or .jsonl file. .* is called .jsonl"),
     "other suffix": ("a.pdf", b"%PDF", "ends in '.pdf'; expected a .txt or .jsonl file"),
