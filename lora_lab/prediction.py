@@ -45,6 +45,12 @@ def decoder(model) -> shapes.Shape:
     )
 
 
+def needs_mask(model, length: int) -> bool:
+    """Whether attention gets a mask even where nothing is padded: a sequence longer than the model's sliding window."""
+    window = getattr(model.config, "sliding_window", None)
+    return window is not None and length > window
+
+
 def way_of(method: str, gpu: bool) -> str:
     """How `finetune` holds its numbers with this method, as a key of `memory.WAYS`."""
     return {"lora": "lora", "full": "full-autocast"}[method] if gpu else f"{method}-float32"
@@ -62,7 +68,7 @@ def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, 
         rank=settings["rank"],
         targets=sorted(adapted & {m.name for m in shape.matrices}),
         dropout=settings["dropout"],
-        padded=settings["batch_size"] > 1,
+        padded=settings["batch_size"] > 1 or needs_mask(model, length),
         checkpointing=settings["checkpointing"],
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
