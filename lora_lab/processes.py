@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+
+if TYPE_CHECKING:
+    from lora_lab.shapes import Shape
 
 # A lost process is noticed at once, by the launcher or the closed connection; this is for what may take long (a
 # download that the others wait for).
@@ -110,6 +113,17 @@ def sharding(settings: dict[str, Any]):
     from transformers.distributed import DistributedConfig
 
     return DistributedConfig(fsdp_size=count())
+
+
+def held(shape: Shape, cards: int) -> float:
+    """The most of a base spread over `cards` that each of them holds at once, as a share of the whole.
+
+    Its own part, and from the others two blocks (the one at work and the next, which is fetched meanwhile), embedding
+    and head, which are never put away between the forward and the backward pass.
+    """
+    blocks = sum(m.parameters for m in shape.matrices)
+    gathered = min(1, (shape.total - blocks * max(0, 1 - 2 / shape.layers)) / shape.total)
+    return gathered + (1 - gathered) / cards
 
 
 def lost(error: BaseException | None) -> bool:

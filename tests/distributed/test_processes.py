@@ -5,6 +5,7 @@ All launches are in this file, so that none runs beside another when files are s
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -17,16 +18,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lora_lab import processes
+from lora_lab import finetune_command, memory, processes, shapes
+from lora_lab.__main__ import main
 from lora_lab.finetune import finetune
 from lora_lab.trainer import LabTrainer
 from tests.finetune.conftest import WORDS, flags, last_json, tiny  # noqa: F401
 
 WORKER = Path(__file__).parent / "worker.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
 COMMAND = ["-m", "lora_lab", "finetune"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
+PROBE = Path(__file__).parent / "probe.py"
+CHECKPOINT = [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "optimizer.pt",
+    "progress.json",
+    "rng_state_0.pth",
+    "rng_state_1.pth",
+    "scheduler.pt",
+    "trainer_state.json",
+]
 LIMIT = 120  # seconds; a launch takes about ten on a quiet machine
 
 
@@ -37,14 +50,18 @@ def in_one_thread(one_thread):
 
 @pytest.fixture(scope="module")
 def options(tiny, tmp_path_factory) -> dict:  # noqa: F811
-    """A fine-tune of six steps. Some examples are ten times as long as others, and an epoch ends with half a batch."""
+    """A fine-tune of six steps, each of two passes of two examples.
+
+    Some examples are ten times as long as others, and an epoch ends with one alone: a pass in which one of two
+    processes has nothing to learn from.
+    """
     path = tmp_path_factory.mktemp("texts") / "uneven.jsonl"
-    lengths = [25 if i % 3 == 0 else 2 for i in range(20)]
+    lengths = [25 if i % 3 == 0 else 2 for i in range(21)]
     texts = [" ".join(WORDS[(i + 3 * j) % len(WORDS)] for j in range(n)) for i, n in enumerate(lengths)]
     rows = [json.dumps({"prompt": f"{i}:", "completion": text}) for i, text in enumerate(texts)]
     path.write_text("\n".join(rows), encoding="utf-8")
-    options = {"model": tiny, "task": path, "rank": 2, "alpha": 4, "lr": 1e-2, "batch_size": 4, "max_length": 32}
-    return options | {"steps": 6, "evaluate_every": 2, "accumulate": 1, "device": "cpu"}
+    options = {"model": tiny, "task": path, "rank": 2, "alpha": 4, "lr": 1e-2, "batch_size": 2, "max_length": 32}
+    return options | {"steps": 6, "evaluate_every": 2, "accumulate": 2, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +106,14 @@ def test_two_processes_train_as_one_does_and_say_it_once(options, alone, tmp_pat
     assert run.returncode == 0, run.stderr
     same_training(tmp_path / "out", alone[1])
     assert last_json(run.stdout)["loss_after"] == pytest.approx(alone[0].loss_after, abs=1e-5)
-    for once in ("memory predicted", "trained in", '"loss_after"'):
+    for once in ("shared by 2 processes", "memory predicted", "trained in", '"loss_after"'):
         assert run.stdout.count(once) == 1, run.stdout
     assert run.stderr.count("6/6 [") == 1 and "Warning" not in run.stderr, run.stderr
 
 
 def test_a_lost_process_leaves_a_checkpoint_that_one_process_resumes(options, alone, tmp_path):
     folder = tmp_path / "out"
-    run = launch(TORCHRUN, *flags(options), "--output", folder, fault=("kill", 1, 4))
+    run = launch(TORCHRUN, *flags(options), "--output", folder, "--quiet", fault=("kill", 1, 7))
     assert run.returncode != 0
     (said,) = messages(run.stderr)
     assert "a process was lost" in said and "same command with --resume goes on from step 2" in said, said
@@ -105,12 +122,46 @@ def test_a_lost_process_leaves_a_checkpoint_that_one_process_resumes(options, al
     same_training(folder, alone[1])
 
 
+def test_a_sharded_base_trains_the_same_and_the_loss_of_the_main_process_is_told_by_another(options, alone, tmp_path):
+    folder, words = tmp_path / "out", [*flags(options), "--fsdp"]
+    run = launch(TORCHRUN, *words, "--output", folder, "--quiet", fault=("kill", 0, 7))
+    assert run.returncode != 0
+    (said,) = messages(run.stderr)
+    assert "a process was lost" in said and "--resume goes on from step 2" in said, said
+    assert sorted(p.name for p in (folder / "checkpoints" / "checkpoint-2").iterdir()) == CHECKPOINT
+    run = launch(TORCHRUN, *words, "--output", folder, "--resume")
+    assert run.returncode == 0, run.stderr
+    same_training(folder, alone[1])
+
+
+def test_each_process_holds_half_of_a_sharded_base_and_computes_the_same(options):
+    run = subprocess.run(
+        [sys.executable, *TORCHRUN, str(PROBE), str(options["model"])],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(PROBE.parents[2])},
+        timeout=LIMIT,
+    )
+    assert run.returncode == 0, run.stderr
+    found = last_json(run.stdout)
+    part, whole = found.pop("bytes")
+    assert found.pop("every") == [part, part] and 0.5 <= part / whole < 0.51
+    assert found.pop("kinds") == ["Tensor"], "the adapter is whole in each process: what is saved is what one has"
+    assert found.pop("largest") > 0.01 and len(found) == 6 and set(found.values()) == {0.0}, found
+
+
+def test_fsdp_alone_or_in_full_is_refused(options, tmp_path):
+    with pytest.raises(ValueError, match="this one is alone"):
+        finetune(**options, fsdp=True, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_process_stopped_by_hand_is_resumed_by_two(options, alone, tmp_path, monkeypatch):
     folder, original, calls = tmp_path / "out", LabTrainer.training_step, []
 
     def training_step(self, *args):
         calls.append(1)
-        if len(calls) == 5:
+        if len(calls) == 9:
             raise KeyboardInterrupt
         return original(self, *args)
 
@@ -118,12 +169,12 @@ def test_one_process_stopped_by_hand_is_resumed_by_two(options, alone, tmp_path,
     with pytest.raises(KeyboardInterrupt, match="step 4"):
         finetune(**options, output=folder, quiet=True)
     run = launch(ACCELERATE, *flags(options), "--output", folder, "--resume")
-    assert run.returncode == 0, run.stderr
+    assert run.returncode == 0 and "shared by 2 processes" in run.stdout, run.stderr
     same_training(folder, alone[1])
 
 
 def test_an_error_of_one_process_ends_all_with_one_message(options, tmp_path):
-    run = launch(TORCHRUN, *flags(options), "--output", tmp_path / "out", fault=("break", 1, 4))
+    run = launch(TORCHRUN, *flags(options), "--output", tmp_path / "out", "--quiet", fault=("break", 1, 7))
     assert run.returncode != 0 and messages(run.stderr) == ["error: this process alone went wrong"], run.stderr
     assert (tmp_path / "out" / "checkpoints" / "checkpoint-2").is_dir()
 
@@ -142,7 +193,7 @@ def test_a_loss_that_is_no_number_ends_all_with_one_message(options, tmp_path):
 
 
 def test_stopped_by_hand_is_said_once(options, tmp_path):
-    words = [sys.executable, *TORCHRUN, str(WORKER), "wait", "0", "4", "finetune", *flags(options), "--quiet"]
+    words = [sys.executable, *TORCHRUN, str(WORKER), "wait", "0", "7", "finetune", *flags(options), "--quiet"]
     with subprocess.Popen(
         [*words, "--output", str(tmp_path / "out")],
         stdout=subprocess.PIPE,
@@ -158,11 +209,13 @@ def test_stopped_by_hand_is_said_once(options, tmp_path):
     assert said.startswith("stopped.") and "checkpoint-2 is kept: the same command with --resume" in said, err
 
 
-def test_a_batch_that_cannot_be_shared_is_refused_once(options, tmp_path):
-    run = launch(TORCHRUN, *flags(options | {"batch_size": 5}), "--output", tmp_path / "out")
-    (said,) = messages(run.stderr)
-    assert run.returncode != 0 and "batch_size 5 cannot be shared equally by 2 processes" in said
-    assert "use 4 or 6" in said and not (tmp_path / "out").exists()
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 4)
+    assert processes.rows_each(8) == 2
+    with pytest.raises(ValueError, match="batch_size 6 cannot be shared equally by 4 processes.* use 4 or 8"):
+        processes.rows_each(6)
+    with pytest.raises(ValueError, match="use 4$"):
+        processes.rows_each(3)
 
 
 def test_a_process_alone_is_the_main_one_and_waits_for_nobody():
@@ -179,3 +232,84 @@ def test_no_signal_is_listened_to_without_a_launcher():
     processes.end_in_peace()
     assert seen == before == signal.getsignal(signal.SIGTERM)
     assert torch.distributed.is_available() and not torch.distributed.is_initialized()
+
+
+# --- MANY_DEVICES.md and the Slurm script -----------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "MANY_DEVICES.md").read_text(encoding="utf-8")
+COMMANDS = [
+    c for block in re.findall(r"^```sh\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL) for c in block.splitlines()
+]
+TRIED = [command for command in COMMANDS if not command.endswith("# not tried")]
+
+
+def test_the_guide_s_commands_run_here_or_say_that_they_were_not_tried(tmp_path, monkeypatch, capsys):
+    count, torchrun, accelerate = (command.split() for command in TRIED)
+    assert main(count[3:]) == 0 and "151.21" in capsys.readouterr().out
+    assert ["torchrun", *TORCHRUN[2:], *COMMAND] == torchrun[: len(TORCHRUN) + 2], "as in the tests above"
+    assert ["accelerate", "launch", *ACCELERATE[2:], *COMMAND] == accelerate[: len(ACCELERATE) + 3]
+    assert torchrun[-7:-1] == accelerate[-7:-1], "the same fine-tune"
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("\n\n".join(" ".join(WORDS[i:] + WORDS[:i]) for i in range(30)), encoding="utf-8")
+    run = launch(TORCHRUN, *torchrun[len(TORCHRUN) + 2 :])
+    assert run.returncode == 0 and Path("runs/notes/adapter_model.safetensors").is_file(), run.stderr
+
+
+def test_the_guide_s_table_is_computed():
+    rows = re.findall(r"^\| (Llama\S+) \| ([\d. |]+) \|$", GUIDE, re.MULTILINE)
+    assert len(rows) == 4
+    for name, cells in rows:
+        shape = shapes.known(name)
+        parts = memory.memory(shape, "lora", rows=1, length=2048, rank=16, checkpointing=True)
+        base = 2 * shape.total
+        beside = sum(parts.values()) - base
+        wanted = [f"{(base * processes.held(shape, cards) + beside) / 1e9:.1f}" for cards in (1, 2, 4, 8)]
+        assert cells.split(" | ") == wanted, name
+
+
+@pytest.mark.parametrize("module", ["processes.py", "run_folder.py", "plain_errors.py"])
+def test_the_guide_s_messages_are_ours(module):
+    text = " ".join((ROOT / "lora_lab" / module).read_text(encoding="utf-8").split())
+    lines = {
+        "processes.py": ["cannot be shared equally by", "GPUs: start one for each", "and this one is alone"],
+        "run_folder.py": ["a process was lost, or the launcher stopped this one", "--output must be shared by all"],
+        "plain_errors.py": ["stopped. ", "out of memory. "],
+    }[module]
+    for words in lines:
+        assert words in text and words.strip() in " ".join(GUIDE.split()), words
+
+
+def test_the_guide_is_linked_and_links_to_what_is_there():
+    assert "MANY_DEVICES.md" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all((ROOT / target).exists() for target in re.findall(r"\]\(([^)]+)\)", GUIDE))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Slurm's script is for bash")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_slurm_script_asks_for_what_slurm_gave(resumed, tmp_path):
+    """Run by bash, with a Slurm that only says what it was asked for."""
+    script = ROOT / "slurm" / "lora_lab.sbatch"
+    for name, text in {"scontrol": "echo one; echo two", "srun": 'printf "%s\\n" "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    if resumed:
+        (tmp_path / "runs" / "pirate-lora" / "checkpoints" / "checkpoint-15").mkdir(parents=True)
+    slurm = {"SUBMIT_DIR": tmp_path, "CPUS_PER_TASK": 16, "GPUS_ON_NODE": 4, "JOB_NODELIST": "x", "JOB_NUM_NODES": 2}
+    given = {f"SLURM_{key}": str(value) for key, value in (slurm | {"JOB_ID": 7}).items()}
+    given |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    run = subprocess.run(["bash", str(script)], capture_output=True, text=True, env=given, timeout=20)
+    assert run.returncode == 0, run.stderr
+    words = run.stdout.splitlines()
+    assert words[:2] == ["--kill-on-bad-exit=1", "torchrun"] and ("--resume" in words) == resumed
+    said = dict(zip(words, words[1:], strict=False))
+    assert (said["--nnodes"], said["--nproc-per-node"], said["--rdzv-endpoint"]) == ("2", "4", "one:29500")
+    directives = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)", script.read_text(encoding="utf-8"), re.MULTILINE))
+    assert directives["ntasks-per-node"] == "1", "torchrun starts the processes of a machine"
+    machines, cards = int(directives["nodes"]), int(directives["gpus-per-node"])
+    assert int(said["--batch-size"]) % (machines * cards) == 0
+    parser = argparse.ArgumentParser()
+    finetune_command.arguments(parser)
+    parser.parse_args(words[words.index("finetune") + 1 :])  # exits where an option is not the command's
