@@ -27,6 +27,7 @@ EXPLORERS = {
     "alpha_dial": "explorers.alpha_dial()",
     "live_dial": "explorers.live_dial(tokens=8)",
     "training": "explorers.training()",
+    "hardware": "explorers.hardware()",
     "locked": 'explorers.training(lock={"rank": (1, 5), "alpha": 16, "optimizer": None})',
 }
 COMPARED = "explorers.compare(explorers.training(rank=1), explorers.training(rank=8))"
