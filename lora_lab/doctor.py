@@ -119,8 +119,8 @@ def memory() -> Finding:
         return Finding("memory", "unknown without psutil", False, "training works, but its memory is not measured")
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
+        free = min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8")))
         total = min(total, limit)
     except (OSError, ValueError):
         pass  # no container, no limit, or no Linux

@@ -105,13 +105,13 @@ def lab(chromium, tmp_path_factory):
 def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"JupyterLab ended:\n{log.read_text()[-3000:]}"
+        assert process.poll() is None, f"JupyterLab ended:\n{log.read_text(encoding='utf-8')[-3000:]}"
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log.read_text()[-3000:]}")
+    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log.read_text(encoding='utf-8')[-3000:]}")
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,8 @@ def test_a_missing_torch_is_the_cpu_build_where_there_is_no_driver(asked, monkey
     assert wanted == ([["torch>=2.11"], ["peft>=0.19.1"]] if reachable else [["torch>=2.11", "peft>=0.19.1"]])
 
 
-def test_exact_is_requirements_txt_after_the_cpu_build(asked, monkeypatch):
+def test_exact_is_requirements_txt_after_the_cpu_build(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_here.sys, "prefix", str(tmp_path))
     monkeypatch.setattr(course, "nvidia_driver", lambda: False)
     monkeypatch.setattr(setup_here.platform, "system", lambda: "Linux")
     monkeypatch.setattr(course, "reachable", lambda url: True)
@@ -67,6 +68,7 @@ def test_exact_is_requirements_txt_after_the_cpu_build(asked, monkeypatch):
     monkeypatch.setattr(setup_here, "installed", lambda name: "2.13.0")
     setup_here.exact(asked)
     assert [words for words, _ in asked.calls][2:] == [["-r"]]
+    assert "fetchNews" in next(tmp_path.rglob("overrides.json")).read_text(encoding="utf-8")
 
 
 def test_versions_are_compared_as_numbers():

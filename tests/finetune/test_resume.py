@@ -15,6 +15,7 @@ from lora_lab.finetune import finetune
 from lora_lab.trainer import LabTrainer
 from tests.finetune.conftest import flags, last_json
 
+WITHOUT_SIGKILL = not hasattr(signal, "SIGKILL")
 # Runs the command in a process that kills itself with SIGKILL, which nothing can catch or clean up after.
 KILLED = """
 import os, signal, sys, torch
@@ -53,6 +54,7 @@ def kill(method: str, count: int, options: dict, folder) -> None:
     assert run.returncode == -signal.SIGKILL, run.stderr
 
 
+@pytest.mark.skipif(WITHOUT_SIGKILL, reason="needs SIGKILL")
 @pytest.mark.parametrize(
     ("method", "count", "last_whole"),
     [
