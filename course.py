@@ -403,8 +403,13 @@ def install(build: str) -> None:
     if build == "cpu":
         install_cpu_torch()
     pip("-r", str(REQUIREMENTS))
-    settings = VENV / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
-    if not settings.exists():  # JupyterLab would cover a corner of the first lesson with a question about its news
+    quiet_lab(VENV)
+
+
+def quiet_lab(prefix: Path) -> None:
+    """JupyterLab would cover a corner of the first lesson with a question about its news."""
+    settings = prefix / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
+    if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(json.dumps(QUIET_LAB, indent=2), encoding="utf-8")
 

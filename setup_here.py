@@ -79,9 +79,10 @@ def cpu_torch(pin: str, run: Run = call) -> bool:
 def exact(run: Run = call) -> None:
     """requirements.txt into this Python, with torch's CPU build where that can be had."""
     pin = course.torch_pin()
-    if installed("torch") is None:
+    if pin and installed("torch") is None:
         cpu_torch(pin, run)
     pip("-r", "requirements.txt", run=run)
+    course.quiet_lab(Path(sys.prefix))
 
 
 def fill_up(run: Run = call, version: Callable[[str], str | None] = installed) -> list[str]:

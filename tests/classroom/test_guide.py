@@ -54,9 +54,9 @@ def test_the_code_runs(block):
 def test_what_binder_needs_is_there():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["requires-python"]
     assert wanted == ">=3.11,<3.15"
-    version = re.fullmatch(r"python-3\.(\d+)\n", (ROOT / "runtime.txt").read_text(encoding="utf-8"))
+    version = re.fullmatch(r"python-3\.(\d+)\n", (ROOT / ".binder" / "runtime.txt").read_text(encoding="utf-8"))
     assert 11 <= int(version[1]) < 15
-    assert (ROOT / "requirements.txt").exists() and not any((ROOT / name).exists() for name in ("binder", ".binder"))
+    assert (ROOT / "requirements.txt").exists() and (ROOT / ".binder" / "postBuild").exists()
 
 
 @pytest.mark.parametrize(
