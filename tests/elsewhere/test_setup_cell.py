@@ -29,6 +29,7 @@ def test_every_lesson_begins_with_it(path):
     first = next(cell for cell in cells if cell.cell_type == "code")
     assert first.source == SOURCE, "edit tests/elsewhere/setup_cell.py and every notebook alike"
     assert (first.id, first.metadata["tags"]) == (f"lesson{path.stem[:2]}-setup", ["setup"])
+    assert first.metadata["jupyter"] == {"source_hidden": True}  # a newcomer's first line is not this one
     assert cells.index(first) == 1 and first.outputs == []
 
 
