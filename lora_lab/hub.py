@@ -148,7 +148,7 @@ def fetch(
     check_loadable(model)
     if not model.commit:
         return _local(model.name)
-    say = say or _to_stderr
+    say = say or (lambda text: print(text, file=sys.stderr))
     wanted = sorted((f for f in model.files if _part(f.name) <= PARTS.index(what)), key=lambda f: _part(f.name))
     folder = _cache(model.name) / "snapshots" / model.commit
     missing = [f for f in wanted if not f.cached or not (folder / f.name).is_file()]
@@ -164,8 +164,8 @@ def fetch(
         if _part(file.name) == 2:
             _check_shards(model, folder)
         if file in missing:
-            if not file.cached:
-                _remove(path)  # one of another size, or a link to nothing
+            if path.is_file() and path.stat().st_size != file.size:
+                _remove(path)
             try:
                 path = Path(hf_hub_download(model.name, file.name, revision=model.commit))
             except Exception as error:
@@ -281,8 +281,7 @@ def near(name: str) -> str:
         known += [str(p) for p in sorted(parent.iterdir()) if (p / "config.json").is_file()]
     with contextlib.suppress(OSError):
         known += [p.name[8:].replace("--", "/") for p in sorted(_cache("").iterdir()) if p.name[:8] == "models--"]
-    known = [k for k in known if k != name]
-    found = difflib.get_close_matches(name, known, n=1)
+    found = difflib.get_close_matches(name, [k for k in known if k != name], n=1)
     return f"Did you mean {found[0]!r}?" if found else f"Models on this machine: {', '.join(known[:8])}."
 
 
@@ -353,12 +352,10 @@ def _snapshot(name: str, revision: str | None) -> Path | None:
 
 
 def _file(sibling: Any, name: str, commit: str | None) -> File:
-    size, sha256 = sibling.size or 0, sibling.lfs.sha256 if sibling.lfs else None
-    here = (
-        _cache(name) / "snapshots" / (commit or "") / sibling.rfilename,
-        _cache(name) / "blobs" / (sha256 or sibling.blob_id or "none"),  # the same file of an earlier commit
-    )
-    cached = any(path.is_file() and path.stat().st_size == size for path in here)
+    size, sha256, folder = sibling.size or 0, sibling.lfs.sha256 if sibling.lfs else None, _cache(name)
+    same = folder / "blobs" / (sha256 or sibling.blob_id or "none")  # this file, come with an earlier commit
+    places = (folder / "snapshots" / (commit or "none") / sibling.rfilename, same)
+    cached = any(path.is_file() and path.stat().st_size == size for path in places)
     return File(sibling.rfilename, size, sha256, sibling.blob_id, cached)
 
 
@@ -366,7 +363,11 @@ def _in_folder(name: str, folder: Path, commit: str) -> HubModel:
     found = {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     files = tuple(File(f, size, cached=True) for f, size in found.items() if _needed(f, list(found)))
     card = folder / "README.md"
-    said = re.search(r"^license: *(.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+    said = (
+        re.search(r"^license: *(.+)$", card.read_text(encoding="utf-8", errors="replace"), re.M)
+        if card.is_file()
+        else None
+    )
     return HubModel(name, commit, commit, files, said and said[1].strip())
 
 
@@ -375,10 +376,6 @@ def _remove(path: Path) -> None:
     real = path.resolve()
     path.unlink(missing_ok=True)
     real.unlink(missing_ok=True)
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def megabytes(count: float) -> str:
