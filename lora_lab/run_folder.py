@@ -40,9 +40,7 @@ class RunFolder:
             self._make()
         processes.wait()
         if not (self.checkpoints / SETTINGS_FILE).is_file():
-            raise ValueError(
-                f"--output {self.path} is not there for process {processes.index()}: all must see one folder"
-            )
+            raise ValueError(f"process {processes.index()} does not see {self.path}: --output must be shared by all")
         return self
 
     def _make(self) -> None:

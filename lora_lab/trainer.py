@@ -93,8 +93,7 @@ class LabTrainer(Trainer):
         ]
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        packed = "attention_mask" not in inputs
-        self.tokens += packing.count_tokens(inputs["position_ids"]) if packed else int(inputs["attention_mask"].sum())
+        self.tokens += tokens_read(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         # Of all processes, so that all of them stop at the same step; each has its loss times their number.
         value = processes.total(loss.item())[0] / processes.count()
@@ -165,6 +164,15 @@ class LabTrainer(Trainer):
 def collate(batch: list[dict[str, list[int]]], pad_id: int) -> dict[str, torch.Tensor]:
     """Rows as one batch, packed ones (they have `position_ids`) or one example each."""
     return (packing if "position_ids" in batch[0] else scoring).collate(batch, pad_id)
+
+
+def tokens_read(batch: dict[str, torch.Tensor]) -> int:
+    """The tokens of a batch, padding left out; none where it is a row that only keeps step with other processes."""
+    if not (batch["labels"] != scoring.IGNORE).any():
+        return 0
+    if batch.get("attention_mask") is None:
+        return packing.count_tokens(batch["position_ids"])
+    return int(batch["attention_mask"].sum())
 
 
 def own_rows(batch: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:

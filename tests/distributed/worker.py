@@ -24,7 +24,7 @@ def plant(fault: str, count: int) -> None:
         calls.append(1)
         if len(calls) == count:
             if fault == "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
             if fault == "full":
                 raise OSError(errno.ENOSPC, "No space left on device", "optimizer.pt")
             if fault == "break":
