@@ -81,25 +81,32 @@ def make(folder: Path, python: str, chosen: dict[str, str]) -> Path:
     return inside
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """The options (words for pytest in `words`), and name -> version of what is not as requirements.txt has it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", help='a version, or "newest"')
     parser.add_argument("--transformers", help='a version, or "newest"; without it the pinned one')
     parser.add_argument("--lowest", action="store_true", help="the oldest version of everything that will do")
     parser.add_argument("--python", default=sys.executable, help="the Python to make the environment with")
     parser.add_argument("--at", type=Path, help="the environment's folder")
-    args, words = parser.parse_known_args(argv)
+    args, args.words = parser.parse_known_args(argv)
     chosen = setup_here.needs() if args.lowest else {}
     chosen |= {name: getattr(args, name) for name in ("torch", "transformers") if getattr(args, name)}
     if not chosen:
         parser.error("say which: --torch 2.11.0, --transformers 5.17.0 or --lowest")
+    return args, chosen
+
+
+def main(argv: list[str] | None = None) -> int:
+    args, chosen = parse(sys.argv[1:] if argv is None else argv)
     name = "lowest" if args.lowest else "-".join(f"{package}-{version}" for package, version in chosen.items())
     inside = make((args.at or ROOT / f".venv-{name}").absolute(), args.python, chosen)
     names = ["torch", "transformers", "peft", "accelerate", "numpy"]
     said = f"import sys, importlib.metadata as m; print(sys.version[:7], *[n + ' ' + m.version(n) for n in {names}])"
     subprocess.run([str(inside), "-c", said], check=True)
+    words = args.words
     if not [word for word in words if not word.startswith("-")]:
-        words += [path for path in FAST if (ROOT / path).exists()]
+        words = [*words, *(path for path in FAST if (ROOT / path).exists())]
     env = {name: value for name, value in os.environ.items() if name != "LORA_LAB_NO_SKIP"}
     env.setdefault("OMP_NUM_THREADS", "1")
     return subprocess.run([str(inside), "-m", "pytest", "-q", *words], cwd=ROOT, env=env).returncode

@@ -1,6 +1,6 @@
 """Build every explorer of the course, move each of its controls to both ends, and put them back: as a program.
 
-Exits with what did not follow, by name. test_colab.py runs it where ipywidgets is another one.
+Exits with what did not follow, or needs JavaScript of its own, by name. test_colab.py runs it on an older ipywidgets.
 """
 
 from __future__ import annotations
@@ -24,10 +24,20 @@ def ends(control) -> list:
     return [control.min, control.max]
 
 
+def foreign(widget: ipywidgets.Widget) -> set[str]:
+    """JavaScript modules, of this widget and those in it, that not every front end of Jupyter brings."""
+    core = {"@jupyter-widgets/base", "@jupyter-widgets/controls", "@jupyter-widgets/output"}
+    found = {widget._view_module, widget._model_module} - {None, *core}
+    for child in getattr(widget, "children", ()):
+        found |= foreign(child)
+    return found
+
+
 def still(name: str) -> list[str]:
-    """Names of controls that change neither words, table nor picture at either end, or cannot be put back."""
+    """What is wrong: controls that change neither words, table nor picture, or cannot be put back; foreign widgets."""
     made = getattr(explorers, name)()
-    start, found = {key: control.value for key, control in made.controls.items()}, []
+    start = {key: control.value for key, control in made.controls.items()}
+    found = [f"{name}: its widgets need {module}" for module in foreign(made.box)]
     for key, control in made.controls.items():
         seen = {(made.text, made.detail.value, bytes(made.image.value))}
         for value in ends(control):
