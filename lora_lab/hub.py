@@ -12,6 +12,7 @@ import difflib
 import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -148,7 +149,8 @@ def fetch(
     check_loadable(model)
     if not model.commit:
         return _local(model.name)
-    say = say or (lambda text: print(text, file=sys.stderr))
+    if say is None:  # of several processes, one speaks
+        say = (lambda text: print(text, file=sys.stderr)) if os.environ.get("RANK", "0") == "0" else str
     wanted = sorted((f for f in model.files if _part(f.name) <= PARTS.index(what)), key=lambda f: _part(f.name))
     folder = _cache(model.name) / "snapshots" / model.commit
     missing = [f for f in wanted if not f.cached or not (folder / f.name).is_file()]
@@ -393,6 +395,6 @@ def free_memory() -> int:
 
     free = psutil.virtual_memory().available
     with contextlib.suppress(OSError, ValueError):  # no container, no limit, or no Linux
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{f}").read_text()) for f in ("max", "current"))
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{f}").read_text(encoding="ascii")) for f in ("max", "current"))
         free = min(free, limit - used)
     return free

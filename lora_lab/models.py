@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 BASE = Path(__file__).parent / "assets" / "base"
+NOT_CAUSAL = re.compile(r"For(MaskedLM|PreTraining|\w*Classification|QuestionAnswering|MultipleChoice)$")
 BRINGS_CODE = "brings code of its own, which is never run here"
 
 
@@ -24,21 +25,22 @@ def load(
     device: str = "auto",
     adapter: str | Path | None = None,
     revision: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its tokenizer, in eval mode, on `device`.
 
     `name` is "base" (the model that comes with this package), a folder in the Hugging Face format, or a hub name such
     as "HuggingFaceTB/SmolLM2-135M". A hub model that was fetched before loads without a network. Weights are float32
-    on a CPU and bfloat16 on a GPU. `adapter` is a folder in the PEFT format, loaded frozen as "default".
+    on a CPU and bfloat16 on a GPU, or `dtype`. `adapter` is a folder in the PEFT format, loaded frozen as "default".
     `revision` pins a hub model to a commit, tag or branch; "NAME@REVISION" as the name says the same.
     Code that comes with a model is never run, and weights are read from safetensors only, never from a pickle.
 
     Raises ValueError for a name, revision or device that is not there, with the nearest ones, and for a model that
-    needs its own code or a pickle; ConnectionError when only a network could tell.
+    needs its own code or a pickle, or that is no causal language model; and as `hub.fetch` does for one to be fetched.
     """
     configuration(name, revision)  # what cannot be loaded is refused before its weights are fetched
     tokenizer = load_tokenizer(name, revision)
-    model = load_model(name, device, revision)
+    model = load_model(name, device, revision, dtype)
     if adapter is not None:
         from lora_lab.storage import load_adapter
 
@@ -46,15 +48,27 @@ def load(
     return model, tokenizer
 
 
-def load_model(name: str | Path = "base", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
-    """The model alone, as `load` gives it. Raises as `load` does."""
+def load_model(
+    name: str | Path = "base",
+    device: str = "auto",
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    distributed_config=None,
+) -> PreTrainedModel:
+    """The model alone, as `load` gives it. Raises as `load` does.
+
+    distributed_config: transformers' own, which shards the weights over the processes while they are read.
+    """
     place = pick_device(device)
     config, model_class = configuration(name, revision)
-    options = {"config": config, "dtype": weight_type(place), "use_safetensors": True}
+    options = {"config": config, "dtype": dtype or weight_type(place), "use_safetensors": True}
+    if distributed_config is not None:
+        options["distributed_config"] = distributed_config
     model = _local_first(_quietly(model_class.from_pretrained), name, revision, what="weights", **options)
     if model._hf_peft_config_loaded:  # transformers does so where peft is installed, unasked
         raise ValueError(f"model {str(name)!r} holds an adapter beside its weights: keep the two in folders apart")
-    return model.to(place).eval()
+    # Sharded weights are where they belong, and must not be moved.
+    return (model if distributed_config is not None else model.to(place)).eval()
 
 
 def load_tokenizer(name: str | Path = "base", revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -79,6 +93,13 @@ def configuration(name: str | Path = "base", revision: str | None = None) -> tup
     config = _local_first(AutoConfig.from_pretrained, name, revision, what="config", trust_remote_code=False)
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise ValueError(f"model {str(name)!r} is of type {config.model_type!r}, which is not a causal language model")
+    # transformers would build a language model from these all the same: one that sees what it is to write, or one whose
+    # output head is random.
+    if other := next((made for made in config.architectures or () if NOT_CAUSAL.search(made)), None):
+        kind = "an encoder, which cannot write text" if other.endswith(("MaskedLM", "PreTraining")) else "no causal LM"
+        raise ValueError(
+            f"model {str(name)!r} is a {other}: {kind}. lora_lab.adapters takes it as transformers' own class loads it"
+        )
     if "/" in str(config._attn_implementation):  # the name of a hub repository with compiled code
         raise ValueError(f"model {str(name)!r} {BRINGS_CODE} (attn_implementation {config._attn_implementation!r})")
     return config, AutoModelForCausalLM._model_mapping[type(config)]

@@ -29,7 +29,9 @@ def plainly(run: Callable[[], int | None]) -> int:
 def say(error: BaseException) -> str | None:
     """`error` as a sentence for people, or None if it is not of a kind that they can do something about."""
     if is_disk_full(error):
-        advice = getattr(error, "advice", "Free some space, then run the same command with --resume")
+        advice = getattr(
+            error, "advice", "Free some space, then run the command again (a fine-tune goes on with --resume)"
+        )
         return f"the disk is full: {_first_line(error)}. {advice}"
     if is_out_of_memory(error):
         return (

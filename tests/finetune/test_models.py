@@ -9,6 +9,7 @@ import shutil
 import httpx
 import pytest
 import torch
+import transformers
 from huggingface_hub import HfApi
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 from safetensors.torch import load_file, save_file
@@ -126,6 +127,27 @@ def test_damaged_weights_name_the_model(tiny, tmp_path):
 def test_devices_that_are_not_there(device):
     with pytest.raises(ValueError, match=device):
         models.pick_device(device)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [
+        ("BertForMaskedLM", "an encoder, which cannot write text"),
+        ("BertForSequenceClassification", "no causal LM"),
+        ("LlamaForSequenceClassification", "no causal LM"),
+    ],
+)
+def test_what_is_no_causal_language_model_is_not_made_into_one(made, kind, tmp_path):
+    model_class = getattr(transformers, made)
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8}
+    config = model_class.config_class(**sizes, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0)
+    model_class(config).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match=f"other' is a {made}: {kind}"):
+        models.load_model(tmp_path / "other")
+
+
+def test_weights_in_another_type_where_asked(tiny):
+    assert {p.dtype for p in models.load(tiny, "cpu", dtype=torch.bfloat16)[0].parameters()} == {torch.bfloat16}
 
 
 # --- what a model may not bring ---------------------------------------------------------------------------------------

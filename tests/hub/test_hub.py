@@ -369,6 +369,12 @@ def test_weights_larger_than_the_memory_are_said_before_they_are_fetched(hub, re
     assert WEIGHTS in hub.fetched()
 
 
+def test_of_several_processes_one_speaks(hub, repo, capfd, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    models.load(NAME)
+    assert NAME not in capfd.readouterr().err
+
+
 def test_look_downloads_nothing_but_the_configuration(hub, repo, lab):
     repo.parameters = 147_000
     repo.files["README.md"] = b"x"
