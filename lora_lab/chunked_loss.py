@@ -30,13 +30,16 @@ def installed(model: nn.Module, chunk: int | None) -> Iterator[nn.Module]:
     calls without labels (generation, scores) are as before, and afterwards the model is plain again. None changes
     nothing. A trained output head (in full, or by an adapter) gets its gradient too.
 
-    Raises ValueError, and changes nothing, for a chunk below 1 and for a model whose loss is another one.
+    Raises ValueError, and changes nothing, for a chunk below 1 and for a model of another build; `problem` tells more.
     """
     if chunk is None:
         yield model
         return
     check_chunk(chunk)
-    _check_model(model)
+    if is_installed(model):
+        raise ValueError(f"the loss of this {type(model).__name__} is computed in chunks already")
+    if found := _unsuited(model):
+        raise ValueError(f"{found}: its loss cannot be computed in chunks")
     before = model.__dict__.get("forward")
     model.forward = MethodType(_in_chunks(model, model.forward, chunk), model)
     model.__dict__[MARK] = chunk
@@ -60,20 +63,41 @@ def check_chunk(chunk: Any) -> None:
         raise ValueError(f"loss_chunk must be a whole number of tokens of at least 1, such as 1024, got {chunk!r}")
 
 
-def _check_model(model: nn.Module) -> None:
-    from transformers.loss.loss_utils import ForCausalLMLoss
+def problem(model: nn.Module) -> str | None:
+    """Why the loss of this model cannot be had in chunks, as a sentence; None where it can.
 
+    Tried on a few tokens: a model that adds another loss, or computes its logits in some other way, is found out.
+    """
+    name = type(model).__name__
+    if found := _unsuited(model):
+        return found
+    tokens = torch.arange(2, 10, device=model.device)[None] % model.config.get_text_config().vocab_size
+    inputs = {"input_ids": tokens, "labels": tokens, "use_cache": False}
+    was_training = model.training
+    try:
+        with torch.no_grad(), installed(model.eval(), 3):
+            ours = model(**inputs).loss
+    except (AttributeError, TypeError, RuntimeError, IndexError) as error:
+        return f"the logits of a {name} do not come from its decoder and output head alone ({error})"
+    else:
+        with torch.no_grad():
+            whole = model(**inputs).loss
+    finally:
+        model.train(was_training)
+    near = 100 * torch.finfo(model.dtype).eps * float(whole.abs().clamp_min(1))
+    if not float((whole - ours).abs()) <= near:
+        return f"the loss of a {name} is more than the cross-entropy of its logits"
+    return None
+
+
+def _unsuited(model: nn.Module) -> str | None:
     name, decoder = type(model).__name__, getattr(model, getattr(model, "base_model_prefix", ""), None)
-    if is_installed(model):
-        raise ValueError(f"the loss of this {name} is computed in chunks already")
     head = model.get_output_embeddings() if decoder is not None else None
-    if head is None or model.loss_function is not ForCausalLMLoss:
-        raise ValueError(f"the loss of {name} is not that of a causal language model: leave loss_chunk out")
-    if getattr(model.config, "output_router_logits", False):
-        raise ValueError(f"{name} adds its router's loss (output_router_logits): leave loss_chunk out")
+    if head is None or decoder is model:
+        return f"a {name} has no decoder with an output head"
     known = {id(p) for part in (decoder, head) for p in part.parameters()}
-    if other := [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in known]:
-        raise ValueError(f"{other[0]} trains outside {name}'s decoder and output head: leave loss_chunk out")
+    outside = next((n for n, p in model.named_parameters() if p.requires_grad and id(p) not in known), None)
+    return outside and f"{outside} trains outside the decoder and the output head of a {name}"
 
 
 def _in_chunks(model: nn.Module, plain: Callable, chunk: int) -> Callable:

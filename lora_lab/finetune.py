@@ -7,14 +7,18 @@ The pieces come from elsewhere: the model (`models`), what to learn (`tasks`), t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_lab import models, processes, scoring, tasks, training_setup
+from lora_lab import chunked_loss, models, processes, scoring, tasks, training_setup
 from lora_lab.adapters import count_parameters
 from lora_lab.generate import complete
+from lora_lab.packing import check as check_packing
+from lora_lab.packing import pack, saved
 from lora_lab.peak_memory import PeakMemory
 from lora_lab.prediction import predicted_memory
+from lora_lab.quantise import numbers_stored
 from lora_lab.result import Result, Scores, megabytes
 from lora_lab.run_folder import RunFolder
 
@@ -32,7 +36,7 @@ def finetune(
     targets: str | Sequence[str] | None = None,
     lr: float | None = None,
     batch_size: int = 16,
-    max_length: int = 128,
+    max_length: int | None = None,
     steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -43,6 +47,11 @@ def finetune(
     accumulate: int = 1,
     checkpointing: bool = False,
     evaluate_every: int | None = None,
+    packing: bool = False,
+    loss_chunk: int | None = None,
+    quantise: str | None = None,
+    compile: bool = False,
+    fused: bool | None = None,
     fsdp: bool = False,
     quiet: bool = False,
 ) -> Result:
@@ -50,17 +59,25 @@ def finetune(
 
     model: "base", a folder, or a hub name (NAME@REVISION pins it). task: "pirate", "code", "query", or a .txt or
     .jsonl file.
-    rank, alpha, targets, dropout: the adapter's; targets is "all-linear", a list, or names with commas between them.
-    lr, steps, targets: None takes the value of DEFAULTS. batch_size: examples in one pass; accumulate: passes in one
-    step. max_length: tokens of an example; the rest is cut. checkpointing: less memory for a third more time.
+    rank, alpha, targets, dropout: the adapter's; targets is "all-linear", "attention", "mlp" (`families`), a list, or
+    names with commas between them.
+    lr, steps, targets: None takes the value of DEFAULTS, and for a model other than "base" a rate of OTHER_LR.
+    batch_size: examples in one pass; accumulate: passes in one step. max_length: tokens of an example; the rest is cut;
+    None is 128 for "base" and 512 for another model, or all it takes. checkpointing: less memory for a third more time.
     method: "lora", or "full" to train every parameter. evaluate_every: steps between validations, each of which
     writes a checkpoint; None makes six of them. The weights with the lowest validation loss are kept.
+    packing: several whole examples in a row of max_length, which do not see each other (`packing`); batch_size counts
+    such rows. loss_chunk: tokens whose logits exist at once (`chunked_loss`), the same loss in less memory; None is
+    all of them for "base" and 1024 for another model, 0 always all. quantise: "nf4" stores the frozen linear layers in
+    4 bits (`quantise`; bitsandbytes does it on a CUDA GPU that has it; settings["quantised_by"] says who). compile:
+    torch.compile for the decoder's blocks, which takes a minute and pays on a GPU. fused: base and adapter as one
+    operation (`fused`); None is on a CUDA GPU.
     fsdp: of several processes each holds a part of the frozen base, instead of the whole.
     output: where the adapter (or the whole model) goes; None keeps it in memory only. resume: go on from the newest
     checkpoint there; the result is the same as without the break. quiet: print nothing.
 
-    On a GPU the frozen weights and the arithmetic are bfloat16, what is trained float32. The same seed gives the same
-    result on the same machine.
+    On a GPU the frozen weights and the arithmetic are bfloat16, what is trained float32, and AdamW is the fused one.
+    The same seed gives the same result on the same machine.
 
     Raises ValueError for settings that cannot work, before anything is loaded or written; FloatingPointError if the
     loss stops being a number; OSError if the disk is full. Each leaves whole files only.
@@ -81,13 +98,20 @@ def finetune(
         accumulate=accumulate,
         checkpointing=checkpointing,
         evaluate_every=evaluate_every,
+        packing=packing,
+        loss_chunk=loss_chunk,
+        quantise=quantise,
+        compile=compile,
+        fused=fused,
         fsdp=fsdp,
     )
     sharding = processes.sharding(settings)
     rows = processes.rows_each(batch_size)
     say = print if processes.is_main() and not quiet else lambda *_: None
     place = models.pick_device(device)
-    chosen = tasks.load_task(task, seed)
+    with processes.one_first():
+        training_setup.complete(settings, place)
+    chosen = tasks.load_task(task, seed, settings["max_length"])
     with RunFolder(output, settings, resume) as folder:
         # Code, tokenizer and examples come first, so that the memory measured is that of the model and its training.
         from lora_lab.trainer import AfterSteps, LabTrainer
@@ -95,29 +119,36 @@ def finetune(
         with processes.one_first():
             models.prepare(model)
             tokenizer = models.load_tokenizer(model)
-        train = [tasks.encode(e, tokenizer, max_length) for e in chosen.train]
-        validation = [tasks.encode(e, tokenizer, max_length) for e in chosen.validation[:CHECKED_DURING_TRAINING]]
+        encoded = tasks.encode_task(chosen, tokenizer, settings["max_length"], cut_into_windows=packing)
+        chosen, train, notes = encoded.task, encoded.train, list(encoded.notes)
+        if packing:
+            train = pack(encoded.train, settings["max_length"], seed)
+            notes.append(saved(encoded.train, train, settings["max_length"]))
+        validation = encoded.validation[:CHECKED_DURING_TRAINING]
         peak = PeakMemory(place)
-        network = models.load_model(model, str(place), **({"distributed_config": sharding} if sharding else {}))
-        training_setup.check_length(network, settings)
+        network = training_setup.load(settings, place, sharding)
+        if packing:
+            check_packing(network)
         training_setup.make_trainable(network, settings)
+        chunk = training_setup.loss_chunk(network, settings)
         longest = max(len(row["input_ids"]) for row in train)
-        predicted = predicted_memory(network, settings | {"batch_size": rows}, longest)
+        predicted = predicted_memory(network, settings | {"batch_size": rows, "loss_chunk": chunk}, longest)
         if fsdp:
             predicted["weights"] //= processes.count()
         counts = count_parameters(network)
+        counts = replace(counts, total=counts.total + numbers_stored(network))
         folder.check_room(counts.trainable)
-        say(_plan(settings, chosen, counts, predicted))
+        say(_plan(settings | {"loss_chunk": chunk}, chosen, counts, predicted, notes))
 
-        before = _scores(network, tokenizer, chosen, settings)
-        trainer = LabTrainer(
-            network, tokenizer, train, validation, training_setup.arguments(settings, folder.checkpoints, place), quiet
-        )
-        trainer.add_callback(AfterSteps(2, peak.relax))
-        with peak:
-            trainer.train_from(folder.newest_checkpoint())
-        trainer.restore_best()
-        after = _scores(network, tokenizer, chosen, settings)
+        arguments = training_setup.arguments(settings, folder.checkpoints, place)
+        with chunked_loss.installed(network, chunk):
+            before = _scores(network, tokenizer, chosen, settings)
+            trainer = LabTrainer(network, tokenizer, train, validation, arguments, quiet)
+            trainer.add_callback(AfterSteps(2, peak.relax))
+            with peak, training_setup.compiled(network, compile):
+                trainer.train_from(folder.newest_checkpoint())
+            trainer.restore_best()
+            after = _scores(network, tokenizer, chosen, settings)
         result = Result(
             trainable=counts.trainable,
             total=counts.total,
@@ -134,14 +165,14 @@ def finetune(
             adapter=None if output is None else str(output),
             curve=trainer.curve(),
             samples=[
-                {"prompt": p, "before": b, "after": a}
+                {"prompt": str(p), "before": b, "after": a}
                 for p, b, a in zip(chosen.prompts, before.samples, after.samples, strict=True)
             ],
             style=_style(chosen, before, after),
             memory_predicted=predicted,
             memory_held=peak.held,
             best_step=trainer.best_step,
-            settings=settings,
+            settings=settings | {"loss_chunk": chunk},
             model=network,
             tokenizer=tokenizer,
         )
@@ -176,20 +207,30 @@ def _style(task: tasks.Task, before: Scores, after: Scores) -> dict[str, float] 
     return {"before": before.style, "after": after.style, "held_out": sum(held_out) / len(held_out)}
 
 
-def _plan(settings: dict[str, Any], task: tasks.Task, counts, predicted: dict[str, int]) -> str:
+def _plan(settings: dict[str, Any], task: tasks.Task, counts, predicted: dict[str, int], notes: list[str]) -> str:
     """What is about to be done, for people who wait for it."""
     s = settings
     how = "in full"
     if s["method"] == "lora":
         where = s["targets"] if isinstance(s["targets"], str) else ", ".join(s["targets"])
         how = f"by LoRA of rank {s['rank']} and alpha {s['alpha']:g} on {where}"
+    ways = [
+        s["quantise"] and f"frozen linear layers in {s['quantise'].upper()} by {s['quantised_by']}",
+        s["loss_chunk"] and f"logits of {s['loss_chunk']:,} tokens at a time",
+        s["checkpointing"] and "activations computed again",
+        s["fused"] and "base and adapter in one operation",
+        s["compile"] and "blocks compiled",
+    ]
+    notes = [*notes, *([", ".join(filter(None, ways))] if any(ways) else [])]
     passes = f"{s['batch_size']}" if s["accumulate"] == 1 else f"{s['accumulate']} x {s['batch_size']}"
+    shared = f", shared by {processes.count()} processes" if processes.count() > 1 else ""
     return "\n".join(
         [
             f"{s['model']} on {task.name}, {how}: {counts.trainable:,} of {counts.total:,} parameters train "
             f"({counts.trainable / counts.total:.2%})",
             f"{len(task.train):,} examples to learn from, {len(task.validation):,} to validate on; {s['steps']} steps "
-            f"of {passes} x {s['max_length']} tokens at most, learning rate {s['lr']:g}",
+            f"of {passes} x {s['max_length']} tokens at most{shared}, learning rate {s['lr']:g}",
+            *notes,
             f"memory predicted: {megabytes(sum(predicted.values()))} "
             f"({', '.join(f'{bucket} {megabytes(n)}' for bucket, n in predicted.items())})",
         ]

@@ -17,16 +17,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--method", default="lora", choices=("lora", "full"), help="an adapter (default) or every parameter")
     add("--rank", type=int, default=8, help="inner size of the adapter (default: 8)")
     add("--alpha", type=float, default=16, help="the update is multiplied by alpha / rank (default: 16)")
-    add("--targets", metavar="NAMES", help="all-linear (default), or names such as q_proj,v_proj")
+    add("--targets", metavar="NAMES", help="all-linear (default), attention, mlp, or names such as q_proj,v_proj")
     add("--dropout", type=float, default=0.0, metavar="P", help="share of inputs dropped before A (default: 0)")
-    add("--lr", type=float, help="learning rate (default: by task and method)")
+    add("--lr", type=float, help="learning rate (default: by model, task and method)")
     add("--batch-size", type=int, default=16, metavar="B", help="examples in one pass (default: 16)")
     add("--accumulate", type=int, default=1, metavar="N", help="passes in one step (default: 1)")
-    add("--max-length", type=int, default=128, metavar="L", help="tokens of an example, the rest is cut (default: 128)")
+    add(
+        "--max-length", type=int, metavar="L", help="tokens of an example, the rest is cut (default: 128; another: 512)"
+    )
     add("--steps", type=int, metavar="N", help="optimizer steps (default: by task)")
     add("--evaluate-every", type=int, metavar="N", help="steps between validations and checkpoints (default: a sixth)")
     add("--checkpointing", action="store_true", help="keep fewer activations: less memory, a third more time")
     add("--fsdp", action="store_true", help="under torchrun: spread the frozen base over the processes")
+    add("--packing", action="store_true", help="several whole examples in a row, which do not see each other")
+    add(
+        "--loss-chunk", type=int, metavar="N", help="tokens whose logits exist at once; 0: all (base: 0, another: 1024)"
+    )
+    add("--quantise", metavar="nf4", help="store the frozen linear layers in 4 bits")
+    add("--compile", action="store_true", help="torch.compile for the decoder's blocks: slow to begin, pays on a GPU")
+    add("--fused", action=argparse.BooleanOptionalAction, help="base and adapter in one operation (default: on a GPU)")
     add("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     add("--output", metavar="DIR", help="where the adapter goes (default: runs/TASK-METHOD)")

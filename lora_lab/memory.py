@@ -22,7 +22,7 @@ NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 class Way:
     """Bytes of one number. weights, gradients, optimizer: for a parameter that trains; frozen: for one that does not;
     activation: for what is kept of the forward pass; stream: for the residual stream and what norms put out. nf4: the
-    frozen linear layers are quantised.
+    frozen linear layers are quantised. shared: what several adapters read is kept once for all (`fused`).
     """
 
     says: str
@@ -33,6 +33,7 @@ class Way:
     stream: int
     frozen: int = 0
     nf4: bool = False
+    shared: bool = False
 
     @property
     def full(self) -> bool:
@@ -49,11 +50,16 @@ WAYS = {
     # autocast keeps a bfloat16 copy of each weight from the forward pass to the backward pass
     "full-autocast": Way("in full, float32 computed in bfloat16 (autocast): 18 bytes", 6, 4, 8, 2, 4),
     "lora": Way("LoRA, frozen base in bfloat16, adapter in float32", 4, 4, 8, 2, 2, frozen=2),
-    "lora-float32": Way("LoRA, all of it float32", 4, 4, 8, 4, 4, frozen=4),
+    "lora-fused": Way("LoRA, the same with base and adapter as one operation", 4, 4, 8, 2, 2, frozen=2, shared=True),
+    "lora-float32": Way("LoRA, all of it float32", 4, 4, 8, 4, 4, frozen=4, shared=True),
     # prepare_model_for_kbit_training turns what is not quantised (embeddings, norms, output head) into float32
     "qlora": Way(
         "QLoRA, frozen linear layers in NF4, the rest and the adapter in float32", 4, 4, 8, 2, 2, frozen=4, nf4=True
     ),
+    "qlora-bf16": Way(
+        "QLoRA, the same with the rest in bfloat16, base and adapter as one operation", 4, 4, 8, 2, 2, 2, True, True
+    ),
+    "qlora-float32": Way("QLoRA, computed in float32", 4, 4, 8, 4, 4, frozen=4, nf4=True, shared=True),
 }
 
 
@@ -68,19 +74,26 @@ def memory(
     dropout: float = 0.0,
     padded: bool = False,
     checkpointing: bool = False,
+    loss_chunk: int | None = None,
     trainable: int | None = None,
 ) -> dict[str, int]:
     """Bytes at the peak of a training step on `rows` sequences of `length` tokens, by bucket.
 
     how: a key of WAYS, which says what a parameter and an activation take. dropout: the adapter's. padded: the batch
-    has a padding mask, so that keys and values are repeated for each head. checkpointing: a block keeps its input
-    alone and is computed again. trainable: if another number than `counting.lora` gives. Buckets:
+    has a padding mask (or packed examples, which need one too), so that keys and values are repeated for each head.
+    checkpointing: a block keeps its input alone and is computed again. loss_chunk: tokens whose logits are there at
+    once (`chunked_loss`). trainable: if another number than `counting.lora` gives. Buckets:
     weights      the model's, and the adapter's
     gradients    of what trains
     optimizer    Adam's two running means (Kingma and Ba 2015), and the master copy where there is one
-    activations  what autograd keeps of the forward pass
+    activations  what autograd keeps of the forward pass, and what the backward pass of a block takes beyond the logits
+                 if that is more: the block itself with checkpointing, two gradients as wide as the MLP, and with NF4
+                 the largest matrix in 16 bits (in 32 where all is)
     logits       [rows, length, vocabulary] in float32 three times over: the log-probabilities, their gradient, and
-                 the logits' gradient, at the moment in which the backward pass begins
+                 the logits' gradient, at the moment in which the backward pass begins; with a loss_chunk 8 bytes for
+                 each of its logits: a float32 and two in 16 bits, or two in float32
+
+    On a GPU, what the CUDA libraries take for themselves and what the allocator holds free is not in it.
 
     >>> from lora_lab import shapes
     >>> cost = memory(shapes.known("Llama-2-7B"), "qlora", rows=1, length=512, rank=16)
@@ -98,17 +111,22 @@ def memory(
     linear = sum(m.count * m.out_features * m.in_features for m in matrices) if way.nf4 else 0
     frozen = 0 if way.full else (base - linear) * way.frozen + round(linear * NF4_BITS / 8)
     kept = _Kept(way, rank, dropout, [] if way.full else chosen(matrices, targets))
+    tokens = rows * length
     if isinstance(model, Shape):
-        tokens = kept.model(model, length, padded, checkpointing)
-        logits = model.vocabulary * (12 + way.activation * model.soft_cap)
+        held, again, work = kept.model(model, length, padded, checkpointing)
+        logits = tokens * model.vocabulary * (12 + way.activation * model.soft_cap)
+        if loss_chunk is not None:
+            logits = min(loss_chunk, tokens) * model.vocabulary * (8 + way.activation * model.soft_cap)
+        unpacked = way.nf4 * way.activation * max(m.out_features * m.in_features for m in matrices)
+        activations = tokens * held + max(0, tokens * (again + work) + unpacked - logits)
     else:
-        tokens, logits = sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
+        activations, logits = tokens * sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
     return {
         "weights": frozen + round(trainable * way.weights),
         "gradients": trainable * way.gradients,
         "optimizer": trainable * way.optimizer,
-        "activations": rows * length * tokens,
-        "logits": rows * length * logits,
+        "activations": activations,
+        "logits": logits,
     }
 
 
@@ -121,15 +139,18 @@ class _Kept:
     dropout: float
     adapted: list[Matrix]
 
-    def model(self, shape: Shape, length: int, padded: bool, checkpointing: bool) -> int:
+    def model(self, shape: Shape, length: int, padded: bool, checkpointing: bool) -> tuple[int, int, int]:
+        """Of the forward pass; of one block more, while it is computed again; of the gradients in its backward pass."""
         roles = {role(m) for m in self.adapted}
-        reaches = (reach(roles, given, shape.parallel) for given in (self.way.full, True))
-        first, other = (self.block(shape, r, length, padded) for r in reaches)
+        first, other = (
+            self.block(shape, reach(roles, g, shape.parallel), length, padded) for g in (self.way.full, True)
+        )
         blocks = first + (shape.layers - 1) * other
-        if checkpointing:  # one block at a time is computed again
-            blocks = shape.layers * shape.hidden * self.way.stream + other
+        if checkpointing:
+            blocks = shape.layers * shape.hidden * self.way.stream
         head = shape.hidden * self.way.activation * self.way.full
-        return blocks + self.norm(shape, shape.hidden, True) + head
+        held = blocks + self.norm(shape, shape.hidden, True) + head
+        return held, other * checkpointing, 2 * shape.intermediate * self.way.activation
 
     def block(self, shape: Shape, r: Reach, length: int, padded: bool) -> int:
         a, h, m = self.way.activation, shape.hidden, shape.intermediate
@@ -176,5 +197,5 @@ class _Kept:
         kept = a * self.rank * len(adapted)
         if self.dropout:  # its own masked copy, and the mask: float32 on a CPU, a byte on a GPU
             return kept + len(adapted) * width * (a + (4 if a == 4 else 1) * given)
-        # In bfloat16 each adapter casts the input for itself; in float32 they share it.
-        return kept + a * width * (len(adapted) if a < 4 else bool(adapted) and not kept_anyway)
+        # In bfloat16 each adapter casts the input for itself, if it is not fused; in float32 they share it.
+        return kept + a * width * (bool(adapted) and not kept_anyway if self.way.shared else len(adapted))

@@ -129,6 +129,8 @@ class NF4Linear(nn.Linear):
     nothing, so an adapter cannot be merged here (`dequantise_linears` first).
     """
 
+    package = "lora_lab"
+
     def __init__(self, linear: nn.Linear, double: bool = True) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = linear.weight.shape
@@ -173,6 +175,8 @@ class BitsandbytesLinear(NF4Linear):
     that adapters, `fused` and the rest need not know. Both dequantise the whole weight for a product of many tokens.
     """
 
+    package = "bitsandbytes"
+
     def _store(self, weight: Tensor, double: bool) -> None:
         from bitsandbytes.functional import quantize_4bit
 
@@ -215,6 +219,11 @@ def quantise_linears(
         return linear(layer if device is None else layer.to(device))
 
     return _swap(model, lambda name, m: type(m) is nn.Linear and name not in exclude, made)
+
+
+def numbers_stored(model: nn.Module) -> int:
+    """How many weights `model` holds in 4 bits; they are no parameters, so no count of those sees them."""
+    return sum(m.out_features * m.in_features for m in model.modules() if isinstance(m, NF4Linear))
 
 
 def dequantise_linears(model: nn.Module) -> nn.Module:

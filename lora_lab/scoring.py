@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lora_lab import chunked_loss
 from lora_lab.generate import complete, start_tokens
 from lora_lab.models import evaluating
 from lora_lab.tasks import Example, encode
@@ -71,10 +72,15 @@ def collate(rows: Sequence[dict[str, list[int]]], pad_id: int) -> dict[str, Tens
 
 
 def nats(model, rows: list[dict[str, list[int]]], pad_id: int, batch_size: int) -> tuple[float, int]:
-    """Sum of -log p over the labelled tokens, and how many they are."""
+    """Sum of -log p over the labelled tokens, and how many they are; a chunk at a time where `chunked_loss` is."""
     total, count = 0.0, 0
     with evaluating(model):
         for batch in _batches(rows, pad_id, batch_size):
+            if chunked_loss.is_installed(model):
+                inputs = {k: v.to(model.device) for k, v in batch.items()}
+                total += model(**inputs, use_cache=False, num_items_in_batch=1).loss.item()
+                count += int((batch["labels"][:, 1:] != IGNORE).sum())
+                continue
             labels = batch.pop("labels")[:, 1:].to(model.device)
             logits = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False).logits
             wanted = labels != IGNORE

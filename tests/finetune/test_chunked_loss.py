@@ -155,24 +155,39 @@ def test_bad_chunks_are_named(chunk):
             pass
 
 
-def test_another_loss_is_refused_and_nothing_is_changed():
+def test_a_model_of_another_build_is_refused_and_nothing_is_changed():
     model = model_of("llama")
-    model.loss_function = lambda *_, **__: 0.0
-    with pytest.raises(ValueError, match="loss of LlamaForCausalLM is not that of a causal language model"):
+    model.temperature = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="temperature trains outside the decoder and the output head of a Llama"):
         with chunked_loss.installed(model, 4):
             pass
     assert "forward" not in vars(model)
-    model = model_of("llama")
-    model.config.output_router_logits = True
-    with pytest.raises(ValueError, match="adds its router's loss"):
-        with chunked_loss.installed(model, 4):
-            pass
-    model = model_of("llama")
-    model.temperature = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(ValueError, match="temperature trains outside"):
-        with chunked_loss.installed(model, 4):
-            pass
     model.temperature.requires_grad_(False)
     with chunked_loss.installed(model, 4), pytest.raises(ValueError, match="in chunks already"):
         with chunked_loss.installed(model, 4):
             pass
+    with pytest.raises(ValueError, match="a Linear has no decoder with an output head"):
+        with chunked_loss.installed(torch.nn.Linear(2, 2), 4):
+            pass
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_trial_finds_no_problem_where_there_is_none(kind):
+    model = model_of(kind).bfloat16()
+    assert chunked_loss.problem(model) is None
+    assert model.training and "forward" not in vars(model)
+
+
+def test_a_trial_finds_other_losses_and_other_ways_to_logits():
+    model = model_of("llama")
+    model.loss_function = lambda logits, labels, vocab_size, **_: logits.square().mean()
+    assert "is more than the cross-entropy of its logits" in chunked_loss.problem(model)
+    experts = SIZES | {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **experts)).train()
+    assert "the loss of a MixtralForCausalLM is more" in chunked_loss.problem(model)
+    model.config.output_router_logits = False
+    assert chunked_loss.problem(model) is None
+    sizes = SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("opt", **sizes)).train()
+    assert "do not come from its decoder and output head alone" in chunked_loss.problem(model)
+    assert model.training and "forward" not in vars(model)
