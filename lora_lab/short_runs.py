@@ -30,7 +30,8 @@ class Lab:
     def __init__(self, device: str = "cpu") -> None:
         torch.set_flush_denormal(True)
         self.tokenizer = models.load_tokenizer()
-        self.model = models.load_model("base", device)
+        # In bfloat16, as a GPU would have it, weights that train themselves would lose their small steps.
+        self.model = models.load_model("base", device).float()
         self.pristine = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         self.encoded: dict[tuple[str, int], list] = {}
         self.stories = [tasks.Example("", story) for story in tasks.base_stories()]
