@@ -199,6 +199,19 @@ def test_a_template_without_an_end_gets_the_tokenizers(plain):
     assert learned(row, tokenizer) == ["Paris, on the Seine.", "Rome.\nIt is old: 2,700 years.<|endoftext|>"]
 
 
+def test_an_opening_that_is_rewritten_later_counts_as_rewritten(plain):
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}ask: {{ m.content }}\n{% else %}"
+        "{{ ('answer:' if loop.last else 'old:') + ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}answer:{% endif %}"
+    )
+    rows = rows_of(TWO, tokenizer).train
+    assert [len(learned(row, tokenizer)) for row in rows] == [1, 1]
+    assert "answer: Paris" in tokenizer.decode(rows[0]["input_ids"])
+    assert "old: Paris" in tokenizer.decode(rows[1]["input_ids"])
+
+
 def test_the_same_answer_in_the_users_mouth_is_not_learned(name, tokenizer):
     turns = (("user", "Yes"), ("assistant", "Yes"), ("user", "Yes"), ("assistant", "Yes"))
     rows = rows_of(turns, tokenizer).train
@@ -282,3 +295,12 @@ def test_a_fine_tune_on_conversations(messages_file):
     assert result.loss_after < 0.5 * result.loss_before
     question = (("user", "What is number 9?"),)
     assert "of course." in generate(result.model, result.tokenizer, Conversation(question), 20)
+
+
+def test_a_fine_tune_on_packed_conversations(tiny, messages_file, capsys):
+    sizes = {"rank": 4, "lr": 2e-2, "batch_size": 4, "max_length": 192, "steps": 20}
+    result = finetune(tiny, messages_file, **sizes, device="cpu", packing=True)
+    said = capsys.readouterr().out
+    assert "no chat template, so they are written plainly" in said and "packed 36 examples into" in said
+    assert result.loss_after < result.loss_before - 0.1
+    json.dumps(result.record(), default=str)
