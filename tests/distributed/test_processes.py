@@ -193,8 +193,12 @@ def test_a_loss_that_is_no_number_ends_all_with_one_message(options, tmp_path):
     assert run.returncode != 0 and "loss became nan" in said and not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to signal")
-def test_stopped_by_hand_is_said_once(options, tmp_path):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("number", "begins"), [(signal.SIGINT, "stopped. "), (signal.SIGTERM, "error: a process was lost, or the launcher")]
+)
+def test_stopped_by_hand_or_by_the_job_s_end_is_said_once(number, begins, options, tmp_path):
+    """^C goes to the launcher and its processes alike; Slurm ends the launcher, which ends its processes."""
     words = [sys.executable, *TORCHRUN, str(WORKER), "wait", "0", "7", "finetune", *flags(options), "--quiet"]
     with subprocess.Popen(
         [*words, "--output", str(tmp_path / "out")],
@@ -205,10 +209,10 @@ def test_stopped_by_hand_is_said_once(options, tmp_path):
         start_new_session=True,
     ) as run:
         assert "waiting" in run.stdout.readline()
-        os.killpg(run.pid, signal.SIGINT)  # what a terminal does on ^C: launcher and processes alike
+        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
         _, err = run.communicate(timeout=LIMIT)
     (said,) = messages(err)
-    assert said.startswith("stopped.") and "checkpoint-2 is kept: the same command with --resume" in said, err
+    assert said.startswith(begins) and "checkpoint-2 is kept: the same command with --resume" in said, err
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
