@@ -2,7 +2,7 @@
 # class, and that no engine was at hand to build it with.
 FROM python:3.12-slim-bookworm
 
-RUN useradd --create-home --uid 1000 learner
+RUN useradd --create-home --home-dir /srv/learner --uid 1000 learner
 
 WORKDIR /opt/lora-lab
 COPY . .
@@ -16,7 +16,7 @@ RUN test -z "$JUPYTERHUB" || pip install "jupyterhub==$JUPYTERHUB"
 # One thread each: thirty trainings on one machine would otherwise take every core thirty times.
 ENV OMP_NUM_THREADS=1 JUPYTER_PORT=8888
 USER 1000
-WORKDIR /home/learner
+WORKDIR /srv/learner
 EXPOSE 8888
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["sh", "-c", \
     "python -c \"import urllib.request as web; web.urlopen('http://127.0.0.1:$JUPYTER_PORT${JUPYTERHUB_SERVICE_PREFIX:-/}api')\""]
