@@ -20,7 +20,8 @@ import torch
 from lora_lab import models
 from lora_lab.merging import merge_and_unload
 from lora_lab.peft_format import CONFIG_FILE, PREFIX, WEIGHTS_FILE
-from lora_lab.record import check_enabled, record_of
+from lora_lab.record import Record, check_enabled, record_of
+from lora_lab.storage import load_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,16 +52,20 @@ def export_named(
 ) -> Exported:
     """Load `model` ("base", a folder, a hub name) with the adapter in the folder `adapter`, merge, and write `out`.
 
-    The sum is computed in float32 on the CPU and rounded once, to `dtype`: by default the type of the model's own
-    files. Raises as `models.load`, `storage.load_adapter` and `export` do; what can be checked is checked before
-    anything is loaded.
+    On the CPU. Each weight's sum is computed in float32 and rounded once, to `dtype`: by default the type of the
+    model's own files. Raises as `models.load`, `storage.load_adapter` and `export` do; what can be checked is checked
+    before anything is loaded.
     """
     _check_dtype(dtype)
     _check_new(Path(out))
     config, _ = models.configuration(model, revision)
-    stored = str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
-    loaded, tokenizer = models.load(model, "cpu", adapter, revision)
-    return export(loaded, out, tokenizer, dtype or (stored if stored in DTYPES else "float32"))
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    dtype = dtype or (stored if stored in DTYPES else "float32")
+    tokenizer = models.load_tokenizer(model, revision)
+    # A type narrower than the file's would round twice, a wider one than what is written takes memory for nothing.
+    loaded = models.load_model(model, "cpu", revision, DTYPES[dtype] if dtype == stored else torch.float32)
+    load_adapter(loaded, adapter)
+    return export(loaded, out, tokenizer, dtype)
 
 
 def export(
@@ -85,10 +90,11 @@ def export(
     name = dtype or str(next(model.parameters()).dtype).removeprefix("torch.")
     own = {id(p) for p in model.parameters()} - {id(p) for ps in record.parameters.values() for p in ps}
     _check_room(out, sum(p.numel() for p in model.parameters() if id(p) in own) * getattr(torch, name).itemsize)
-    update = _update_norm(record)
-    before = {path: layer.base for path, layer in record.layers.items()}
+    update, noise = _norms(record, getattr(torch, name))
     merge_and_unload(model)
-    noise = _round(model, before, getattr(torch, name))
+    for parameter in model.parameters():  # not `model.to`: the frequencies of rotary embeddings stay float32
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(getattr(torch, name))
 
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
@@ -130,26 +136,19 @@ def _check_room(out: Path, needed: int) -> None:
 
 
 @torch.no_grad()
-def _update_norm(record) -> float:
-    """The norm of all that the active adapters add to the weights."""
-    squares = 0.0
+def _norms(record: Record, dtype: torch.dtype) -> tuple[float, float]:
+    """The norms of all that is added to the weights, and of what rounding the sums to `dtype` takes away."""
+    update = noise = 0.0
     for layer in record.layers.values():
-        deltas = [layer.delta(n) for n in record.merged or record.active if n in layer.scaling]
-        squares += float(sum(deltas).float().square().sum()) if deltas else 0.0
-    return math.sqrt(squares)
-
-
-@torch.no_grad()
-def _round(model, adapted: dict[str, torch.nn.Module], dtype: torch.dtype) -> float:
-    """Give every floating-point parameter the type `dtype`; returns the norm of what the adapted weights lost."""
-    squares, weights = 0.0, {id(module.weight) for module in adapted.values()}
-    for parameter in model.parameters():  # not `model.to`: the frequencies of rotary embeddings stay float32
-        if parameter.is_floating_point() and parameter.dtype != dtype:
-            rounded = parameter.detach().to(dtype)
-            if id(parameter) in weights:
-                squares += float((rounded.float() - parameter.float()).square().sum())
-            parameter.data = rounded
-    return math.sqrt(squares)
+        names = [n for n in record.merged or record.active if n in layer.scaling]
+        if not names:
+            continue
+        weight = layer.base.weight if layer.pristine is None else layer.pristine
+        delta = sum(layer.delta(n) for n in names).float()
+        exact = weight.float() if layer.merged and layer.pristine is None else weight.float() + delta
+        update += float(delta.square().sum())
+        noise += float((exact.to(weight.dtype).to(dtype).float() - exact).square().sum())
+    return math.sqrt(update), math.sqrt(noise)
 
 
 # What a server does with an adapter folder, by vLLM's code: vllm/lora/peft_helper.py (`_validate_features`,

@@ -16,13 +16,14 @@ from lora_lab import __main__ as command_line
 from lora_lab import export, models
 from lora_lab.adapters import add_adapter
 from lora_lab.config import LoraConfig
+from lora_lab.merging import merge
 from lora_lab.record import record_of
 from lora_lab.storage import save_adapter
 from tests.families.small import logits, small, tokens, two_steps
 
 
-def trained(family: str = "llama", **more):
-    model = small(family)
+def trained(family: str = "llama", dtype: torch.dtype = torch.float32, **more):
+    model = small(family).to(dtype)
     torch.manual_seed(0)
     add_adapter(model, LoraConfig(**{"rank": 4, "target_modules": ("q_proj", "v_proj")} | more))
     two_steps(model, family)
@@ -93,6 +94,28 @@ def test_rounding_is_said_as_a_share_of_the_update(tmp_path):
     assert json.loads((tmp_path / "bfloat16/config.json").read_text(encoding="utf-8"))["dtype"] == "bfloat16"
 
 
+def test_a_base_in_bfloat16_is_summed_in_float32_and_rounded_once(adapter, tmp_path):
+    """The same bits whether the model is held in the type of its file or in float32, and the same cost is said."""
+    narrow = export.export_named("base", adapter, tmp_path / "narrow")
+    wide = models.load("base", "cpu", adapter)[0]
+    assert next(wide.parameters()).dtype == torch.float32
+    reports = [narrow, export.export(wide, tmp_path / "wide", dtype="bfloat16")]
+    assert reports[0].rounding == pytest.approx(reports[1].rounding, rel=1e-6) and reports[0].rounding > 0.001
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("narrow", "wide"))
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_rounding_is_told_of_a_model_that_was_merged_before(tmp_path):
+    reports = []
+    for name, early in (("late", False), ("early", True)):
+        model = trained(dtype=torch.bfloat16)
+        if early:
+            merge(model)
+        reports.append(export.export(model, tmp_path / name))
+        assert reports[-1].dtype == "bfloat16"
+    assert reports[0].rounding == pytest.approx(reports[1].rounding, rel=1e-6) and reports[0].rounding > 0.001
+
+
 def test_generation_config_and_chat_template_go_along(tmp_path):
     model, tokenizer = trained(), models.load_tokenizer("base")
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -129,7 +152,7 @@ def test_nothing_is_overwritten(adapter, tmp_path, capsys):
 
 
 def test_what_is_wrong_is_said_before_anything_is_loaded(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "load", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "load_model", lambda *a, **k: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match="dtype 'int8': one of float32, bfloat16, float16"):
         export.export_named("base", adapter, tmp_path / "out", "int8")
     with pytest.raises(ValueError, match="is not empty"):
