@@ -109,6 +109,8 @@ def complete(given: dict[str, Any], place: torch.device) -> None:
         given["fused"] = given["method"] == "lora" and place.type == "cuda"
     given["quantised_by"] = quantise.best_linear(place).package if given["quantise"] else None
     if given["compile"]:
+        if given["fsdp"]:
+            raise ValueError("compile and fsdp do not go together here: leave one of them out")
         _check_compiler(place)
 
 
@@ -160,10 +162,9 @@ def load(given: dict[str, Any], place: torch.device, sharding=None) -> nn.Module
     Those are quantised one by one on their way from the CPU, so that a GPU never holds all of them in 16 bits.
     """
     if not given["quantise"]:
-        return models.load_model(given["model"], str(place), **({"distributed_config": sharding} if sharding else {}))
+        return models.load_model(given["model"], str(place), distributed_config=sharding)
     linear = quantise.best_linear(place)
-    dtype = {} if place.type == "cpu" else {"dtype": models.weight_type(place)}
-    model = models.load_model(given["model"], "cpu", **dtype)
+    model = models.load_model(given["model"], "cpu", dtype=models.weight_type(place))
     quantise.quantise_linears(model, linear=linear, device=place)
     if not any(isinstance(module, linear) for module in model.modules()):
         raise ValueError(
