@@ -131,10 +131,10 @@ class LoraLayer(nn.Module):
         return self.as_weight(self.rows_of_product(name))
 
     def add_delta(self, weight: Tensor, name: str, out: Tensor) -> Tensor:
-        """Write `weight` + `delta(name)` into `out`, which may be `weight`; both are in the adapter's dtype."""
+        """Write `weight` + `delta(name)` into `out`, which may be `weight`; both in one dtype, that of the sum."""
         if name in self.variants:
             return torch.add(weight, self.delta(name), out=out)
-        a, b = (matrix.flatten(1) for matrix in self.matrices(name))
+        a, b = (matrix.flatten(1).to(weight.dtype) for matrix in self.matrices(name))
         left, right = (b, a) if self.stored_as_out_in else (a.T, b.T)
         torch.addmm(weight.flatten(1), left, right, alpha=self.scaling[name], out=out.view(out.shape[0], -1))
         return out

@@ -118,3 +118,15 @@ def test_a_weight_that_is_computed_cannot_be_merged_into(keep_backup):
         unmerged = model(X)
         merge(dequantise_linears(model), keep_backup=keep_backup)
         assert torch.allclose(model(X), unmerged, atol=1e-5)
+
+
+@pytest.mark.parametrize("keep_backup", [True, False])
+def test_a_model_whose_adapter_was_turned_to_bfloat16_with_it_merges_in_float32(keep_backup):
+    model = adapted().bfloat16()
+    wide = model[0].base.weight.float() + model[0].delta("a").float()
+    merge(model, "a", keep_backup=keep_backup)
+    assert model[0].base.weight.dtype == torch.bfloat16
+    assert torch.allclose(model[0].base.weight.float(), wide, rtol=2**-7, atol=2**-9)
+    if keep_backup:
+        unmerge(model)
+        assert torch.equal(model[0].base.weight, adapted().bfloat16()[0].base.weight)
