@@ -17,7 +17,7 @@ from lora_lab.generate import complete
 from lora_lab.packing import check as check_packing
 from lora_lab.packing import pack, saved
 from lora_lab.peak_memory import PeakMemory
-from lora_lab.prediction import predicted_memory
+from lora_lab.prediction import decoder, predicted_memory
 from lora_lab.quantise import numbers_stored
 from lora_lab.result import Result, Scores, megabytes
 from lora_lab.run_folder import RunFolder
@@ -134,7 +134,7 @@ def finetune(
         longest = max(len(row["input_ids"]) for row in train)
         predicted = predicted_memory(network, settings | {"batch_size": rows, "loss_chunk": chunk}, longest)
         if fsdp:
-            predicted["weights"] //= processes.count()
+            predicted["weights"] = round(predicted["weights"] * processes.held(decoder(network), processes.count()))
         counts = count_parameters(network)
         counts = replace(counts, total=counts.total + numbers_stored(network))
         folder.check_room(counts.trainable)

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import is_in_notebook
 
-from lora_lab import packing, processes, scoring, storage
+from lora_lab import fused, packing, processes, scoring, storage
 from lora_lab.adapters import adapter_names, delete_adapter
 from lora_lab.run_folder import PARTIAL, step_of
 
@@ -196,8 +196,10 @@ def write_weights(model: torch.nn.Module, folder: Path) -> None:
 def read_weights(model: torch.nn.Module, folder: Path) -> None:
     """Put back what `write_weights` wrote, in place; the adapter is trainable again."""
     if adapter_names(model):
+        one_operation = any(getattr(module, "fused", False) for module in model.modules())
         delete_adapter(model, "default")
         storage.load_adapter(model, folder, trainable=True)
+        fused.fuse(model, one_operation)
     else:
         load_model(model, str(folder / FULL_WEIGHTS))
 

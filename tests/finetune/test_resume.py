@@ -160,3 +160,19 @@ def test_killed_after_the_last_step_is_finished_by_resume(options, unbroken, tmp
     result = finetune(**options, output=tmp_path / "out", quiet=True, resume=True)
     assert result.loss_after == unbroken[0].loss_after and result.curve == unbroken[0].curve
     assert result.best_step == unbroken[0].best_step and result.seconds > 0
+
+
+def test_an_adapter_read_again_is_computed_as_before(tiny, tmp_path):
+    from lora_lab import fused, models
+    from lora_lab.adapters import add_adapter
+    from lora_lab.config import LoraConfig
+    from lora_lab.trainer import read_weights, write_weights
+
+    model = models.load_model(tiny, "cpu")
+    add_adapter(model, LoraConfig(rank=2, alpha=4))
+    write_weights(model, tmp_path)
+    for on in (True, False):
+        layers = fused.fuse(model, on)
+        read_weights(model, tmp_path)
+        found = [module.fused for module in model.modules() if hasattr(module, "fused")]
+        assert found == [on] * layers and layers > 0
