@@ -9,7 +9,7 @@ COPY . .
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python setup_here.py --exact
 
-# For a JupyterHub: docker build --build-arg JUPYTERHUB=5.4.0, the version that the hub has.
+# For a JupyterHub: docker build --build-arg JUPYTERHUB=5.4.6, the version that the hub has.
 ARG JUPYTERHUB=""
 RUN test -z "$JUPYTERHUB" || pip install "jupyterhub==$JUPYTERHUB"
 

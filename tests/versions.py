@@ -30,6 +30,7 @@ FAST = [
     "tests/counting",
     "tests/finetune",
     "tests/families",
+    "tests/hub",
     "tests/conformance",
     "tests/tasks",
     "tests/base",

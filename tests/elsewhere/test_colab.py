@@ -61,7 +61,8 @@ def test_exercises_quizzes_and_drills_pass_their_own_tests(environment):
 
 
 @pytest.mark.parametrize("name", ["00_start_here", "04_counting"])
-def test_a_whole_lesson_runs_in_that_kernel(environment, name, tmp_path):
+def test_a_whole_lesson_runs_in_that_kernel(environment, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # a kernel that someone installed for themselves is not ours
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     versions = "import ipykernel, ipywidgets\n\nprint(ipykernel.__version__, ipywidgets.__version__)"
     notebook.cells.append(nbformat.v4.new_code_cell(versions))
