@@ -132,7 +132,7 @@ def _logits(model: nn.Module, plain: Callable, rows: Tensor) -> Tensor:
     # An attribute of the object hides the submodule of that name, which stays where it is.
     model.__dict__[name] = lambda *_, inputs_embeds=None, **__: _Decoded(inputs_embeds)
     try:
-        return plain(inputs_embeds=rows[None], use_cache=False).logits[0]
+        return plain(inputs_embeds=rows[None], use_cache=False).logits.flatten(0, 1)
     finally:
         del model.__dict__[name]
 

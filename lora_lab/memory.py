@@ -87,11 +87,12 @@ def memory(
     gradients    of what trains
     optimizer    Adam's two running means (Kingma and Ba 2015), and the master copy where there is one
     activations  what autograd keeps of the forward pass, and what the backward pass of a block takes beyond the logits
-                 if that is more: the block itself with checkpointing, two gradients as wide as the MLP, and with NF4
-                 the largest matrix in 16 bits (in 32 where all is)
+                 if that is more: the block itself with checkpointing, and two gradients as wide as the MLP, or one
+                 and, with NF4, the largest matrix unpacked
     logits       [rows, length, vocabulary] in float32 three times over: the log-probabilities, their gradient, and
-                 the logits' gradient, at the moment in which the backward pass begins; with a loss_chunk 8 bytes for
-                 each of its logits: a float32 and two in 16 bits, or two in float32
+                 the logits' gradient, at the moment in which the backward pass begins; with a loss_chunk each of its
+                 logits, and twice in float32 if it is not float32 itself, or else once; and the hidden states
+                 that the head reads, with their gradient
 
     On a GPU, what the CUDA libraries take for themselves and what the allocator holds free is not in it.
 
@@ -116,9 +117,13 @@ def memory(
         held, again, work = kept.model(model, length, padded, checkpointing)
         logits = tokens * model.vocabulary * (12 + way.activation * model.soft_cap)
         if loss_chunk is not None:
-            logits = min(loss_chunk, tokens) * model.vocabulary * (8 + way.activation * model.soft_cap)
+            a = way.activation
+            logits = min(loss_chunk, tokens) * model.vocabulary * (4 + a * (1 + model.soft_cap) + 4 * (a < 4))
+            logits += 2 * a * tokens * model.hidden
         unpacked = way.nf4 * way.activation * max(m.out_features * m.in_features for m in matrices)
-        activations = tokens * held + max(0, tokens * (again + work) + unpacked - logits)
+        # The MLP's two gradients are there together, or one of them and the matrix that it goes through.
+        work = tokens * work + max(0, unpacked - tokens * model.intermediate * way.activation)
+        activations = tokens * held + max(0, tokens * again + work - logits)
     else:
         activations, logits = tokens * sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
     return {
@@ -150,7 +155,9 @@ class _Kept:
             blocks = shape.layers * shape.hidden * self.way.stream
         head = shape.hidden * self.way.activation * self.way.full
         held = blocks + self.norm(shape, shape.hidden, True) + head
-        return held, other * checkpointing, 2 * shape.intermediate * self.way.activation
+        # An adapter that is not fused casts what it reads, and that gradient, to its own float32.
+        cast = 4 * ("down" in roles and self.way.activation < 4 and not self.way.shared)
+        return held, other * checkpointing, shape.intermediate * (2 * self.way.activation + cast)
 
     def block(self, shape: Shape, r: Reach, length: int, padded: bool) -> int:
         a, h, m = self.way.activation, shape.hidden, shape.intermediate

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 
 import peft
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -64,3 +67,32 @@ def kept_by_autograd(model: torch.nn.Module, run: Callable[[], object]) -> int:
         result = run()
     del result
     return sum(size for size, _ in kept.values())
+
+
+class LivePeak(TorchDispatchMode):
+    """The most bytes of tensors made within it that were there at once: `with LivePeak() as live: ...; live.peak`.
+
+    What an allocator that gave back every block at once would need; an operator's own scratch space is not seen.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage()._cdata not in given | self.sizes.keys():
+                self._note(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        self.sizes[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.now -= self.sizes.pop(key)

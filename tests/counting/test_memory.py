@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lora_lab import counting, models, shapes
+from lora_lab import chunked_loss, counting, fused, models, shapes
 from lora_lab.counting import Matrix
 from lora_lab.memory import BUCKETS, NF4_BITS, WAYS, memory
-from tests.counting.oracles import kept_by_autograd, with_adapter
+from lora_lab.quantise import quantise_linears
+from tests.counting.oracles import LivePeak, kept_by_autograd, with_adapter
 
 BASE = shapes.from_file(models.BASE / "config.json")
 BATCHES = [(1, 16, False), (8, 64, False), (8, 128, True), (2, 512, False)]
@@ -78,10 +79,58 @@ def test_activations_with_checkpointing(how, rows, length, padded):
     block.forward = original
     model.activation_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads() if how == "lora" else None
-    kept = kept_by_autograd(model, forward(model, BASE, rows, length, padded)) + inside[0]
-    expected = memory(BASE, f"{how}-float32", rows, length, 8, padded=padded, checkpointing=True)["activations"]
-    assert expected == pytest.approx(kept, rel=0.01)
-    assert expected < memory(BASE, f"{how}-float32", rows, length, 8, padded=padded)["activations"] / 3
+    kept = kept_by_autograd(model, forward(model, BASE, rows, length, padded))
+    cost = memory(BASE, f"{how}-float32", rows, length, 8, padded=padded, checkpointing=True)
+    gradients = 2 * 4 * rows * length * BASE.intermediate
+    assert cost["activations"] + cost["logits"] == pytest.approx(
+        kept + max(cost["logits"], inside[0] + gradients), rel=0.01
+    )
+    assert cost["activations"] < memory(BASE, f"{how}-float32", rows, length, 8, padded=padded)["activations"] / 3
+
+
+@pytest.mark.parametrize("loss_chunk", [None, 64])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("how", ["lora-float32", "qlora-float32", "lora", "lora-fused", "qlora-bf16"])
+@pytest.mark.parametrize("large", ["vocabulary", "blocks"])
+def test_the_peak_of_a_step_is_what_was_there_at_once(how, checkpointing, loss_chunk, large):
+    """A whole forward and backward pass, every tensor watched: either the logits or a block decides the peak."""
+    sizes = SMALL | ({"vocab_size": 8000} if large == "vocabulary" else {"num_hidden_layers": 12})
+    shape, half = shapes.from_config(sizes | {"model_type": "llama"}), not how.endswith("float32")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes), attn_implementation="sdpa").train()
+    model = model.bfloat16() if half else model
+    if how.startswith("qlora"):
+        quantise_linears(model)
+    with_adapter(model, 8, "all-linear")
+    fused.fuse(model, how in ("lora-fused", "qlora-bf16"))
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    tokens = torch.randint(1, 500, (4, 128))
+    with chunked_loss.installed(model, loss_chunk), LivePeak() as live:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+        loss.backward()
+    cost = memory(shape, how, 4, 128, 8, checkpointing=checkpointing, loss_chunk=loss_chunk)
+    assert cost["activations"] + cost["logits"] == pytest.approx(live.peak, rel=0.05)
+
+
+def test_what_a_7b_model_needs_on_one_card():
+    """Predictions, of 2 x 2048 tokens at rank 8 on queries and values: a 24 GB card, a 12 GB card in four bits."""
+    llama, batch = shapes.known("Llama-2-7B"), (2, 2048, 8, "q_proj,v_proj")
+    for chunk in (None, 1024):
+        assert sum(memory(llama, "lora", *batch, checkpointing=True, loss_chunk=chunk).values()) < 24e9
+        assert sum(memory(llama, "lora-fused", *batch, checkpointing=True, loss_chunk=chunk).values()) < 24e9
+        assert sum(memory(llama, "qlora-bf16", *batch, checkpointing=True, loss_chunk=chunk).values()) < 12e9
+    assert sum(memory(llama, "lora", *batch).values()) > 24e9
+    assert sum(memory(llama, "full-bf16", *batch, checkpointing=True).values()) > 48e9
+
+
+def test_a_chunk_bounds_the_logits_whatever_the_batch():
+    for rows, length in ((1, 16), (8, 64), (64, 512)):
+        cost = memory(BASE, "lora", rows, length, loss_chunk=256)
+        assert (
+            cost["logits"] == min(256, rows * length) * BASE.vocabulary * (2 + 4 + 4) + 4 * rows * length * BASE.hidden
+        )
 
 
 @pytest.mark.parametrize("padded", [False, True])
