@@ -22,12 +22,13 @@ from .sizes import Sizes
 
 SWEEPS = ("rank", "targets", "variants", "confirm", "grid")
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-TEXT = "text/tinystories.txt"  # what is looked for in the archive of texts
+STORIES = "tinystories.txt"  # what is looked for in the archive of texts
 
 
 def specs(sizes: Sizes) -> list[Spec]:
     """The sweep over ranks first. A sweep that was cut off goes on where it stopped, so its time is no condition."""
-    found = [Spec(f"D/sweep {name}", 60, partial(sweep, name=name), turn=1 + (name != "rank")) for name in SWEEPS]
+    names = SWEEPS[:1] if sizes.tiny else SWEEPS
+    found = [Spec(f"D/sweep {name}", 60, partial(sweep, name=name), turn=1 + (name != "rank")) for name in names]
     return [*found[:1], Spec("D/pretrain", 60, pretrained, turn=1), *found[1:]]
 
 
@@ -38,9 +39,9 @@ def sweep(b: Bench, name: str) -> dict:
     """
     plan, output = sweeps.PLANS[name](large=True), b.out / f"{name}_large.json"
     command = ["-m", "lora_lab", "sweep", name, "--large", "--workers", str(b.workers), "--output", str(output)]
-    start = time.perf_counter()
-    run_until([sys.executable, *command], b.until)
-    seconds = time.perf_counter() - start
+    start = time.monotonic()
+    run_until([sys.executable, *command], min(b.until, start + b.sizes.sweep_seconds))
+    seconds = time.monotonic() - start
     partial_file = output.with_suffix(".partial")
     if not output.exists():
         rows = json.loads(partial_file.read_text(encoding="utf-8"))["rows"] if partial_file.exists() else []
@@ -82,9 +83,9 @@ def unpacked(text: Path, out: Path) -> Path:
         with tarfile.open(text) as archive:
             archive.extractall(part, filter="data")
         os.replace(part, target)
-    found = sorted(target.rglob(Path(TEXT).name))
+    found = sorted(target.rglob(STORIES))
     if not found:
-        raise FileNotFoundError(f"{text.name} holds no {Path(TEXT).name}")
+        raise FileNotFoundError(f"{text.name} holds no {STORIES}")
     return found[0].parent
 
 
@@ -93,7 +94,8 @@ def run_until(command: list[str], until: float, listen: bool = False) -> str:
 
     Returns what it printed, with `listen`. Raises RuntimeError where it fails by itself.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     said = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"} if listen else {}
     process = psutil.Popen(command, cwd=ROOT, env=environment, **said)
     try:

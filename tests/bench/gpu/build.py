@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import peft
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from lora_lab import quantise, shapes
+from lora_lab import packing, quantise, scoring, shapes
 from lora_lab.adapters import adapter_names, add_adapter
 from lora_lab.config import LoraConfig
 from lora_lab.layers import LoraLinear
@@ -111,3 +113,16 @@ def batches(network: torch.nn.Module, sizes: Sizes, steps: int, seed: int = 0) -
     share = 1 / torch.arange(1, vocabulary + 1, dtype=torch.float64)
     ids = torch.multinomial(share, steps * sizes.rows * sizes.length, replacement=True, generator=draw)
     return [{"input_ids": row, "labels": row} for row in ids.view(-1, sizes.length)]
+
+
+def of_many_lengths(full: list[dict[str, torch.Tensor]], packed: bool) -> tuple[list, Callable]:
+    """As many rows, each an example of a length from an eighth of it up, or several packed; and how to batch them."""
+    length = len(full[0]["input_ids"])
+    dice = random.Random(0)
+    # Twice as many examples as rows at most: packed, they fill about as many rows.
+    examples = [row["input_ids"][: dice.randint(length // 8, length)].tolist() for row in full for _ in range(2)]
+    rows = [{"input_ids": ids, "labels": ids} for ids in examples]
+    if packed:
+        packed_rows = packing.pack(rows, length)[: len(full)]
+        return packed_rows, partial(packing.collate, pad_id=0, length=length)
+    return rows[: len(full)], partial(scoring.collate, pad_id=0)

@@ -44,7 +44,7 @@ def run(specs: Sequence[Spec], bench: Bench, journal: Journal, minutes: float, s
     left, due = 0, order(specs, journal.done())
     for spec in due:
         rest = end - time.monotonic()
-        if rest < spec.about:
+        if rest < spec.about * bench.sizes.pace:
             left += not spec.again
             continue
         journal.add("start", id=spec.id, at=now())

@@ -189,6 +189,8 @@ def profiled(b: Bench, model: str, what: str) -> dict:
             card.wait(b.device)
         spent = by_kind(profile, b, network.config.vocab_size)
     total = sum(spent.values())
+    if not total:
+        raise RuntimeError("the profiler saw nothing on the device")
     return {
         "what": what,
         "model": model,
@@ -231,14 +233,10 @@ def kind_of(operation: str, sizes: set, vocabulary: int) -> str:
     return "elementwise"
 
 
-@torch.inference_mode()
 def decode(b: Bench, model: str, batch: int, what: str) -> dict:
     """Seconds for one more token of each of `batch` texts, the keys and values of the tokens before kept."""
-    from transformers import DynamicCache
-
     network = b.network(model)
     card.clean(b.device)
-    steps = b.sizes.repeats
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(network.config.vocab_size, (batch, b.sizes.context), generator=draw).to(b.device)
     with contextlib.ExitStack() as stack:
@@ -247,15 +245,26 @@ def decode(b: Bench, model: str, batch: int, what: str) -> dict:
         if what == "merged":  # B is zero: the weights stay what they are
             merge_and_unload(network)
         network.eval()
-        cache = DynamicCache(config=network.config)
-        found = []
-        for _ in range(steps + 3):
-            card.wait(b.device)
-            start = time.perf_counter()
-            logits = network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-            ids = logits[:, -1:].argmax(-1)
-            card.wait(b.device)
-            found.append(time.perf_counter() - start)
+        found = continued(b, network, ids, b.sizes.repeats + 3)
+        peak = card.peak_memory(b.device)
+    if what == "merged":  # its weights are other tensors now
+        b.drop()
     row = card.summary(found[3:])  # the first reads the whole context
     row |= {"what": f"decode, {what}", "model": model, "rows": batch, "targets": WIDE.targets, "rank": WIDE.rank}
-    return row | {"tokens_per_second": batch / row["seconds"], "peak_memory": card.peak_memory(b.device)}
+    return row | {"tokens_per_second": batch / row["seconds"], "peak_memory": peak}
+
+
+@torch.inference_mode()
+def continued(b: Bench, network: nn.Module, ids: Tensor, steps: int) -> list[float]:
+    """Seconds of each of `steps` forward passes: the whole context, then a token at a time, the likeliest."""
+    from transformers import DynamicCache
+
+    cache, found = DynamicCache(config=network.config), []
+    for _ in range(steps):
+        card.wait(b.device)
+        start = time.perf_counter()
+        logits = network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        ids = logits[:, -1:].argmax(-1)
+        card.wait(b.device)
+        found.append(time.perf_counter() - start)
+    return found

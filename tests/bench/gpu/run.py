@@ -19,6 +19,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 PARTS = {"A": "side_by_side", "B": "bars", "C": "roofline", "D": "base_model", "E": "devices"}
 
+LEFT = 4  # the status that says: run it again
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Status 0 when all is done or collected, 1 when rows are left for another run, 2 for a wrong command."""
+    """Status 0 when all is done or collected, LEFT when rows are left for another run, 2 for a wrong command."""
     p = parser()
     args = p.parse_args(argv)
     if args.collect:
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     log = journal.Journal(args.out, args.earlier)
     log.add("run", **engine.provenance(device, size, sys.argv[1:] if argv is None else argv))
     b = bench.Bench(device, size, args.out.resolve(), args.text, max(1, args.workers))
-    return 1 if engine.run(specs, b, log, args.minutes) else 0
+    return LEFT if engine.run(specs, b, log, args.minutes) else 0
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Way:
     chunk: bool = False  # logits of a part of the tokens at a time
     nf4: bool = False
     autocast: bool = True
+    lengths: str = ""  # "padded" or "packed": examples of many lengths, instead of full rows
     about: float = 12
     turn: int = 3  # 1: of every group; 2: of the first group, early; 3: when all else is there
 
@@ -53,6 +54,8 @@ WAYS = (
     Way("ours NF4 base", nf4=True, about=40),
     Way("ours NF4 base, fused layer + chunked logits + checkpointing", nf4=True, fused=True, chunk=True,
         checkpointing=True, about=40),
+    Way("ours mixed lengths, padded", lengths="padded"),
+    Way("ours mixed lengths, packed", lengths="packed"),
     Way("peft bf16 adapters", "peft", half=True),
     Way("peft compile", "peft", compile=True, about=60),
     Way("peft checkpointing", "peft", checkpointing=True),
@@ -71,6 +74,8 @@ def specs(sizes: Sizes) -> list[Spec]:
             again = replace(WAYS[0], what=AGAIN)
             for way in (*(w for w in WAYS if not w.nf4), again, *(w for w in WAYS if w.nf4)):
                 make = partial(measure, model=model, adapter=Adapter(targets, rank), way=way, group=group)
+                if sizes.tiny and not first and way.turn > 1:
+                    continue  # the first group has tried it
                 baseline = way.what in (BASELINE, AGAIN)
                 found.append(Spec(f"{group}/{way.what}", way.about, make, turns[way.turn], group, baseline))
     return found
@@ -89,10 +94,13 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
             stack.enter_context(bench.checkpointed(network))
         if way.compile:
             stack.enter_context(bench.compiled(network, b.sizes.backend))
+        data, collate = build.batches(network, b.sizes, steps), training.collate
+        if way.lengths:
+            data, collate = build.of_many_lengths(data, packed=way.lengths == "packed")
         trainable = sum(p.numel() for p in trained.parameters() if p.requires_grad)
         got = training.train(
             trained,
-            build.batches(network, b.sizes, steps),
+            data,
             b.device,
             rows=b.sizes.rows,
             steps=steps,
@@ -100,10 +108,14 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
             optimizer=way.optimizer,
             autocast=way.autocast and b.sizes.compute == "bfloat16",
             until=b.until,
+            collator=collate,
         )
         peak = card.peak_memory(b.device)
     row = card.summary(got.seconds)
     row |= b.cost(model, adapter, row["seconds"])
+    if way.lengths:  # other rows: only what is no padding counts, and nothing is compared with peft's full ones
+        read = sum(len(example["input_ids"]) for example in data) / len(data) * b.sizes.rows
+        row |= {"tokens_per_second": read / row["seconds"] if row["seconds"] else None, "flops": None, "mfu": None}
     row |= {"peak_memory": peak, "losses": got.losses, "more": {"trainable": trainable}}
     try:
         row["memory_predicted"] = predicted(b, model, adapter, way)
@@ -111,12 +123,12 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
         row["more"]["prediction"] = f"{type(error).__name__}: {error}"
     row |= {"what": way.what, "model": model, "targets": adapter.targets, "rank": adapter.rank}
     row["checkpointing"] = way.checkpointing
-    return row | against(row, b.lately.get(f"{group}/{BASELINE}"))
+    return row if way.lengths else row | against(row, b.lately.get(f"{group}/{BASELINE}"))
 
 
 def predicted(b: Bench, model: str, adapter: Adapter, way: Way) -> int | None:
     """Bytes of the prediction; None where it says nothing of such a way."""
-    if way.compile or not way.autocast:
+    if way.compile or way.lengths or not way.autocast:
         return None
     how = "lora-float32"
     if b.sizes.compute == "bfloat16":

@@ -29,7 +29,9 @@ class Sizes:
     copy: int
     chunk: int
     pretrain_tokens: float
+    sweep_seconds: float
     backend: str
+    pace: float  # how many of the seconds a row is said to take it takes here
 
 
 REAL = Sizes(
@@ -49,7 +51,9 @@ REAL = Sizes(
     copy=2**30,
     chunk=1024,
     pretrain_tokens=120e6,
+    sweep_seconds=3600.0,
     backend="inductor",
+    pace=1.0,
 )
 TINY = replace(
     REAL,
@@ -58,7 +62,6 @@ TINY = replace(
     steps=4,
     warm_up=1,
     short_steps=3,
-    compute="float32",
     ranks=(1, 4),
     tokens=(1, 16),
     context=4,
@@ -66,8 +69,10 @@ TINY = replace(
     repeats=3,
     copy=2**16,
     chunk=16,
-    pretrain_tokens=0,
+    pretrain_tokens=8192,
+    sweep_seconds=3.0,
     backend="eager",
+    pace=0.05,
 )
 
 # What a tiny model keeps of the real one's config: its family, its proportions and its grouped keys.
