@@ -19,6 +19,7 @@ from lora_lab.config import LoraConfig, did_you_mean
 
 METHODS = ("lora", "full")
 QUANTISED = ("nf4",)
+BACKEND = "inductor"  # of torch.compile
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def complete(given: dict[str, Any], place: torch.device) -> None:
     if given["compile"]:
         if given["fsdp"]:
             raise ValueError("compile and fsdp do not go together here: leave one of them out")
-        _check_compiler(place)
+        if BACKEND == "inductor":
+            _check_compiler(place)
 
 
 def _check_compiler(place: torch.device) -> None:
@@ -122,11 +124,10 @@ def _check_compiler(place: torch.device) -> None:
             raise ValueError("compile needs Triton, which is not installed here: pip install triton, or leave it out")
         return
     from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()
-    except InvalidCxxCompiler as error:
+    except RuntimeError as error:
         raise ValueError(
             "compile needs a C++ compiler on a CPU, such as g++, and none was found: leave it out"
         ) from error
@@ -212,7 +213,7 @@ def compiled(model: nn.Module, on: bool) -> Iterator[None]:
     if on and not blocks:
         raise ValueError(f"compile: transformers does not say what the blocks of a {type(model).__name__} are")
     for block in blocks:
-        block.compile()
+        block.compile(backend=BACKEND)
     try:
         yield
     finally:

@@ -221,3 +221,32 @@ def test_defaults_of_the_embedded_model_and_of_others(tiny, monkeypatch):
     adapted = {p.rpartition(".")[2] for p, m in model.named_modules() if isinstance(m, LoraLinear)}
     assert adapted == set(families.targets(models.load_model(tiny), "mlp"))
     assert all(m.fused for m in model.modules() if isinstance(m, LoraLinear))
+
+
+def test_compiled_blocks_give_the_same_losses_and_the_same_names(five, plain, tmp_path, monkeypatch):
+    """Traced and differentiated ahead of time, without the minute that a C++ compiler takes for the last step."""
+    monkeypatch.setattr(training_setup, "BACKEND", "aot_eager")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    found = finetune(**five, compile=True, checkpointing=True, output=tmp_path / "out")
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert losses(found) == pytest.approx(losses(plain), abs=1e-5)
+    names = [*load_file(tmp_path / "out" / "adapter_model.safetensors"), *(n for n, _ in found.model.named_modules())]
+    assert not any("_orig_mod" in name for name in names)
+    assert all(module._compiled_call_impl is None for module in found.model.modules())
+
+
+def test_compile_where_there_is_nothing_to_compile_with_or_to(five, tmp_path, monkeypatch):
+    from torch._inductor import config
+
+    with pytest.raises(ValueError, match="transformers does not say what the blocks of a Linear are"):
+        with training_setup.compiled(torch.nn.Linear(2, 2), True):
+            pass
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setenv("CXX", "no-such-compiler")  # what Windows looks at
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: False)
+    with pytest.raises(ValueError, match="compile needs a C.. compiler on a CPU, such as g.., and none was found"):
+        finetune(**five, compile=True, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="compile needs Triton"):
+        training_setup._check_compiler(torch.device("cuda"))

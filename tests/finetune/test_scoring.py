@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lora_lab import models, scoring
+from lora_lab import chunked_loss, models, scoring
 from lora_lab.generate import complete, generate
 from lora_lab.tasks import Example, encode, prompt_ids
 
@@ -40,6 +40,15 @@ def nats_one_by_one(model, tokenizer, examples, max_length) -> tuple[float, int]
 def test_loss_is_the_mean_over_all_completion_tokens(base, batch_size, max_length):
     total, count = nats_one_by_one(*base, EXAMPLES, max_length)
     assert scoring.loss(*base, EXAMPLES, max_length, batch_size) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_a_model_whose_loss_is_in_chunks_scores_the_same_without_all_logits(base, monkeypatch):
+    total, count = nats_one_by_one(*base, EXAMPLES, 128)
+    largest, logits_of = [], chunked_loss._logits
+    monkeypatch.setattr(chunked_loss, "_logits", lambda *a: largest.append(len(a[2])) or logits_of(*a))
+    with chunked_loss.installed(base[0], 10):
+        assert scoring.loss(*base, EXAMPLES, 128, 2) == pytest.approx(total / count, abs=1e-5)
+    assert max(largest) == 10 and sum(largest) == count
 
 
 def test_nats_per_character_predicts_each_text_from_the_start_token(base):
