@@ -114,6 +114,7 @@ def test_what_is_killed_loses_one_row_and_goes_on(tiny, tmp_path):
     assert set(rows) == {s.id for s in bars.specs(sizes.TINY) if "/r" in s.id}
     made = [line.split(":")[0] for line in done.stdout.splitlines() if ": ok" in line]
     assert kept and not kept & set(made) and kept | set(made) == set(rows)
+    assert [line["kind"] for line in journal.read(tmp_path)].count("run") == 2  # the cut line swallowed nothing
 
 
 def test_a_cpu_or_a_tiny_run_is_no_record_of_a_gpu(tiny, tmp_path, capsys, monkeypatch):
@@ -130,8 +131,8 @@ def test_a_machine_without_a_card_is_told_so_and_shown_the_list(tmp_path):
     if not torch.cuda.is_available():
         refused = script(*words)
         assert refused.returncode == 2 and "sees no CUDA GPU; --tiny tries" in refused.stderr
-    listed = script(*words, "--tiny", "--list")
-    assert listed.returncode == 0 and f"{len(bars.specs(sizes.TINY))} rows, about " in listed.stdout
+    listed = script(*words, "--list")
+    assert listed.returncode == 0 and f"{len(bars.specs(sizes.REAL))} rows, about " in listed.stdout
     assert not (tmp_path / "nowhere").exists()
 
 

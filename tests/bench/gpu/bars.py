@@ -19,12 +19,12 @@ FULL = {  # what -> (the key of memory.WAYS, weights in float32 under autocast)
 
 
 def specs(sizes: Sizes) -> list[Spec]:
-    """The first model, in the order in which its weights can stay where they are."""
+    """The first model, with the fused layer, as `finetune` has it on a GPU; its weights stay while they can."""
     model, found = sizes.models[0], []
-    small = replace(PLAIN, what="ours checkpointing", checkpointing=True)
+    small = replace(PLAIN, what="ours fused layer, checkpointing", fused=True, checkpointing=True)
     ways = [(QV, small)]
-    ways += [(Adapter("all-linear", rank), replace(PLAIN, what="ours plain")) for rank in sizes.ranks]
-    ways += [(QV, replace(small, what="ours NF4 base, checkpointing", nf4=True, about=40))]
+    ways += [(Adapter("all-linear", rank), replace(PLAIN, what="ours fused layer", fused=True)) for rank in sizes.ranks]
+    ways += [(QV, replace(small, what="ours fused layer, NF4 base, checkpointing", nf4="ours", about=40))]
     for adapter, way in ways:
         make = partial(side_by_side.measure, model=model, adapter=adapter, way=way, steps=sizes.short_steps)
         found.append(Spec(f"B/{model}/{adapter.targets}/r{adapter.rank}/{way.what}", way.about, make))

@@ -54,7 +54,7 @@ class Bench:
     lately: dict[str, dict] = field(default_factory=dict)
     _kept: tuple | None = None
 
-    def network(self, model: str, nf4: bool = False) -> torch.nn.Module:
+    def network(self, model: str, nf4: str = "") -> torch.nn.Module:
         """The frozen model, made anew only where it is another one than the last."""
         if self._kept is None or self._kept[0] != (model, nf4):
             self.drop()

@@ -29,8 +29,10 @@ def config_of(model: str, sizes: Sizes) -> dict:
     return shrunk(config) if sizes.tiny else dict(config)
 
 
-def base(model: str, sizes: Sizes, device: torch.device, nf4: bool = False) -> torch.nn.Module:
-    """A frozen model of that shape with random weights, the same each time; nf4: its linear layers in 4 bits, ours.
+def base(model: str, sizes: Sizes, device: torch.device, nf4: str = "") -> torch.nn.Module:
+    """A frozen model of that shape with random weights, the same each time.
+
+    nf4: "" or whose 4-bit linear layers it gets, "ours" or "bitsandbytes".
 
     Made where it is used and in the type it is used in: nothing is downloaded, and nothing passes through the CPU.
     """
@@ -43,7 +45,10 @@ def base(model: str, sizes: Sizes, device: torch.device, nf4: bool = False) -> t
             config, dtype=getattr(torch, sizes.compute), attn_implementation="sdpa"
         )
     network.requires_grad_(False)
-    return quantise.quantise_linears(network) if nf4 else network
+    if not nf4:
+        return network
+    linear = quantise.NF4Linear if nf4 == "ours" else quantise.best_linear(device)
+    return quantise.quantise_linears(network, linear=linear)
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,6 @@ def main(argv: list[str] | None = None) -> int:
 
     from gpu import bench, engine, journal, sizes
 
-    device = torch.device("cpu" if args.tiny else "cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        p.error(f"torch {torch.__version__} sees no CUDA GPU; --tiny tries everything out on the CPU")
     size = sizes.TINY if args.tiny else sizes.REAL
     specs = []
     for part in PARTS if "all" in args.part else dict.fromkeys(args.part):
@@ -68,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{spec.about:4.0f} s  {spec.id}")
         print(f"{len(due)} rows, about {sum(spec.about for spec in due) / 60:.0f} minutes")
         return 0
+    device = torch.device("cpu" if args.tiny else "cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        p.error(f"torch {torch.__version__} sees no CUDA GPU; --tiny tries everything out on the CPU")
     log = journal.Journal(args.out, args.earlier)
     log.add("run", **engine.provenance(device, size, sys.argv[1:] if argv is None else argv))
     b = bench.Bench(device, size, args.out.resolve(), args.text, max(1, args.workers))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,7 +30,7 @@ class Way:
     checkpointing: bool = False
     compile: bool = False
     chunk: bool = False  # logits of a part of the tokens at a time
-    nf4: bool = False
+    nf4: str = ""  # whose 4-bit base: "ours" or "bitsandbytes"
     autocast: bool = True
     lengths: str = ""  # "padded" or "packed": examples of many lengths, instead of full rows
     about: float = 12
@@ -51,11 +52,12 @@ WAYS = (
     Way("ours bf16 adapters", half=True),
     Way("ours checkpointing", checkpointing=True),
     Way("ours AdamW not fused", optimizer="adamw_torch"),
-    Way("ours NF4 base", nf4=True, about=40),
-    Way("ours NF4 base, fused layer + chunked logits + checkpointing", nf4=True, fused=True, chunk=True,
+    Way("ours NF4 base", nf4="ours", about=40),
+    Way("ours NF4 base, fused layer + chunked logits + checkpointing", nf4="ours", fused=True, chunk=True,
         checkpointing=True, about=40),
     Way("ours mixed lengths, padded", lengths="padded"),
     Way("ours mixed lengths, packed", lengths="packed"),
+    Way("ours NF4 base by bitsandbytes", nf4="bitsandbytes", about=40),
     Way("peft bf16 adapters", "peft", half=True),
     Way("peft compile", "peft", compile=True, about=60),
     Way("peft checkpointing", "peft", checkpointing=True),
@@ -73,6 +75,8 @@ def specs(sizes: Sizes) -> list[Spec]:
             # Once more at the end: what the card's heat or a neighbour changed meanwhile shows here.
             again = replace(WAYS[0], what=AGAIN)
             for way in (*(w for w in WAYS if not w.nf4), again, *(w for w in WAYS if w.nf4)):
+                if way.nf4 == "bitsandbytes" and not importlib.util.find_spec("bitsandbytes"):
+                    continue
                 make = partial(measure, model=model, adapter=Adapter(targets, rank), way=way, group=group)
                 if sizes.tiny and not first and way.turn > 1:
                     continue  # the first group has tried it
@@ -128,7 +132,7 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
 
 def predicted(b: Bench, model: str, adapter: Adapter, way: Way) -> int | None:
     """Bytes of the prediction; None where it says nothing of such a way."""
-    if way.compile or way.lengths or not way.autocast:
+    if way.compile or way.lengths or not way.autocast or (way.nf4 and not way.fused):
         return None
     how = "lora-float32"
     if b.sizes.compute == "bfloat16":
