@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator
 
 from lora_lab import figures
 
@@ -38,7 +39,10 @@ def roofline(
         axes.plot([intensity], [speed / scale], label=label, gid="point", zorder=3, **look)
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="operations for each byte moved", ylabel=unit)
     axes.xaxis.set_major_formatter("{x:g}")
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if top < 200 * bottom else (1,)))
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     figure.legend(loc="outside right upper", handlelength=2.4)
     return figure
 

@@ -79,8 +79,12 @@ def test_what_the_switches_add_and_take():
     )
     adapters = 2 * 2048 * sum(m.count * 16 * (m.out_features + m.in_features) for m in LLAMA.matrices)
     assert more == pytest.approx(in_blocks + in_attention + adapters)  # one more forward pass through the blocks
+    compiled = roofline.seconds(roofline.step(LLAMA, "lora", 2048, compiled=True), H100)
+    assert compiled["elementwise"] < plain["elementwise"] / 2 and compiled["base matmuls"] == plain["base matmuls"]
     fused = roofline.seconds(roofline.step(LLAMA, "lora", 2048, fused=True), H100)
-    assert fused["elementwise"] < plain["elementwise"] / 2 and fused["base matmuls"] == plain["base matmuls"]
+    assert fused.pop("adapter passes") < compiled["adapter passes"] / 2 < plain.pop("adapter passes") / 4
+    assert fused == plain
+    plain = roofline.seconds(roofline.step(LLAMA, "lora", 2048), H100)
     quantised = roofline.seconds(roofline.step(LLAMA, "qlora", 2048), H100)
     assert quantised.pop("unpacking") > 0 and quantised == plain
     assert "unpacking" not in plain and "adapter passes" not in roofline.seconds(roofline.step(LLAMA, "full", 64), H100)

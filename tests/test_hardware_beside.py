@@ -24,7 +24,7 @@ def made_up(tmp_path, rows: list[dict], card: str = "NVIDIA H100 80GB HBM3", mem
 ROWS = [
     {"id": "B/Llama-2-7B/all-linear/r16/ours plain", "part": "B", "seconds": 0.5},
     {"id": "B/Llama-2-7B/all-linear/r64/ours plain", "part": "B", "seconds": 9.0, "status": "failed"},
-    {"id": "C/Llama-2-7B/step, ours plain", "part": "C", "shares": {"base matmuls": 0.5, "elementwise": 0.3}},
+    {"id": "C/Llama-2-7B/step, ours plain", "part": "C", "shares": {"base matmuls": 0.5, "output head": 0.125}},
     {
         "id": "B/Llama-2-7B/q_proj,v_proj/r8/ours checkpointing",
         "part": "B",
@@ -54,7 +54,7 @@ def test_with_a_record_what_was_measured_stands_beside_its_prediction(tmp_path):
     found = {(pair.what, pair.unit): pair for pair in everything(record)}
     assert found["rank 16", "s"].measured == 0.5 and 0.1 < found["rank 16", "s"].predicted < 0.5
     assert found["rank 64", "s"].measured is None  # it failed
-    assert found["base matmuls", "share"].measured == 0.5 and found["attention", "share"].measured is None
+    assert found["base matmuls", "share"].measured == 0.625 and found["attention", "share"].measured is None
     peak = found["checkpointing", "bytes"]
     assert (peak.predicted, peak.measured) == (1_900, 2_000)
     assert found["NF4 base, checkpointing", "bytes"].measured is None

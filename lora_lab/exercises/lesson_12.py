@@ -49,6 +49,9 @@ def least_seconds(attempt: Attempt) -> str:
                 "that is the intensity, operations for each byte. It says which of the two times is the longer one.": (
                     flops / moved
                 ),
+                "that is the speed that it reaches, in operations a second. Asked is the time.": (
+                    min(peak, bandwidth * flops / moved)
+                ),
             },
             case=f"{flops:g} operations and {moved:g} bytes",
         )
@@ -99,6 +102,15 @@ def lora_over_full(attempt: Attempt) -> str:
                 "upside down: LoRA's work over the work in full.": full / (2 * matrices + 3 * attention),
                 "that is the share that is saved. Asked is the share that stays.": matrices / full,
                 "that is LoRA's work itself. Divide it by the work in full.": 2 * matrices + 3 * attention,
+                "that is over a forward pass. In full the step is worth three of them.": (
+                    (2 * matrices + 3 * attention) / (matrices + attention)
+                ),
+                "attention is 2 in the work in full there: it takes 3, as with LoRA.": (
+                    (2 * matrices + 3 * attention) / (3 * matrices + 2 * attention)
+                ),
+                "that is LoRA's way back alone: it goes forwards through everything as well.": (
+                    (matrices + 2 * attention) / full
+                ),
                 "that is in per cent: asked is a share.": 100 * (2 * matrices + 3 * attention) / full,
             },
             case=f"{matrices:g} for the matrices and {attention:g} for attention",
@@ -124,7 +136,7 @@ def lora_over_full(attempt: Attempt) -> str:
 )
 def price_per_million(attempt: Attempt) -> str:
     """Money for a million tokens, from the price of an hour and the tokens in a second."""
-    for price, speed in ((3.6, 500.0), (2.0, 12_000.0), (0.5, 90.0)):
+    for price, speed in ((2.7, 500.0), (2.0, 12_000.0), (0.5, 90.0)):
         right = price / (speed * 3600) * 1e6
         got = attempt.number(attempt(price, speed), f"price_per_million({price}, {speed:g})")
         attempt.agree(
@@ -133,6 +145,8 @@ def price_per_million(attempt: Attempt) -> str:
             {
                 "the speed is for a second and the price for an hour: an hour has 3600 seconds.": price / speed * 1e6,
                 "that hour has 60 seconds. It has 60 times 60.": price / (speed * 60) * 1e6,
+                "that is an hour's price over a second's tokens: an hour has 3600 times as many.": price / speed,
+                "that is in hundredths: asked is the price in the unit that it came in.": 100 * right,
                 "that is the price of one token: asked is that of a million.": right / 1e6,
                 "that is the price of a thousand tokens: asked is that of a million.": right / 1e3,
                 "upside down: those are the millions of tokens that one unit of money buys.": 1 / right,
@@ -196,6 +210,7 @@ def ring_seconds(attempt: Attempt) -> str:
                 "that sends one part in each round. A round has devices - 1 of them.": 2 * moved / devices,
                 "the bytes of one number are missing: bytes_each.": right / each,
                 "bytes_each divides there: more bytes take longer.": right / each**2,
+                "those are bits: the bandwidth is in bytes a second already.": 8 * right,
                 "upside down: bytes over bytes a second are seconds.": 1 / right,
                 "the fraction is upside down: (devices - 1) / devices of the bytes leave in a round.": (
                     2 * devices / (devices - 1) * moved

@@ -15,7 +15,7 @@ from lora_lab.hardware.cards import Card, card, every
 from lora_lab.recorded import Recorded
 
 MODEL, LENGTH, ROWS, RANKS = "Llama-2-7B", 2048, 2, (1, 4, 16, 64, 256)
-# Parts of a prediction -> what the record calls them.
+# Parts of a prediction -> what stands for them here, and what the record calls these, where it has more than one word.
 SHARES = {
     "base matmuls": "base matmuls",
     "adapter matmuls": "adapter matmuls",
@@ -25,6 +25,7 @@ SHARES = {
     "loss": "loss",
     "optimizer": "optimizer",
 }
+RECORDED = {"base matmuls": ("base matmuls", "output head"), "elementwise": ("elementwise", "casts and copies")}
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ def shares(record: Recorded | None, on: Card) -> list[Pair]:
     for part, time in times.items():
         predicted[SHARES[part]] += time / sum(times.values())
     row = (record.row(f"C/{MODEL}/step, ours plain") if record else None) or {}
-    measured = row.get("shares") or {}
-    return [Pair(part, "share", share, measured.get(part)) for part, share in predicted.items()]
+    measured, found = row.get("shares") or {}, []
+    for part, share in predicted.items():
+        seen = [measured[name] for name in RECORDED.get(part, (part,)) if name in measured]
+        found.append(Pair(part, "share", share, sum(seen) if seen else None))
+    return found
 
 
 def peaks(record: Recorded | None) -> list[Pair]:

@@ -3,6 +3,7 @@
 An operation reads numbers, computes, and writes numbers. It takes as long as computing takes at the card's peak, or
 as long as moving its bytes takes, whichever is longer (the roofline, Williams et al. 2009). No real step is as fast:
 kernels miss their peaks, and waiting, launching and loading come on top. What it shows is where the time must go.
+One figure is not the least: attention counts in full, as in `flops`, though a causal kernel skips nearly half of it.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ PARTS = tuple(
 )
 METHODS = ("full", "lora", "qlora")
 
-# Bytes read and written for each number, forwards, as transformers' Llama does it in bfloat16, an operation at a time:
-# (eager, in one fused kernel). Backwards twice as many are assumed.
+# Bytes read and written for each number, forwards, as transformers' Llama does it in bfloat16: (an operation at a time,
+# compiled to one kernel). Backwards twice as many are assumed.
 NORM = (36, 4)  # to float32, square, mean, scale, back, times the weight
 ROTATION = (20, 4)  # of queries and keys: negate a half, join, two products, a sum
 GATE = (10, 6)  # silu, and the product with up
 RESIDUAL = (6, 6)
-ADAPTER = (10, 6)  # of an adapter's output: times alpha / rank, and the sum with W x; backwards as many
-LOSS = (28, 8)  # of the logits, both ways: to float32, log-probabilities, their gradients, back
+LOSS = 28  # of the logits, both ways: to float32, log-probabilities, their gradients, back; outside the compiled blocks
+# Bytes for each number of (x, y), forwards and backwards, of an adapter's passes: see `adapter_passes`.
+PLAIN = (12, 10), (18, 4)  # x to float32 and back, scaling, sum; scaling, two casts, the sum into x's gradient
+COMPILED = (0, 4), (4, 2)  # what is left of these by Inductor's own count of a Llama block's bytes
+FUSED = (0, 2), (2, 0)  # the product adds to y, and to x's gradient, in place: these are read once more
 # Of a number that trains: weight, gradient and two means read, all but the gradient written, in float32; with a
 # bfloat16 weight and gradient beside a float32 copy it is as many.
 ADAM = 28
@@ -77,23 +81,25 @@ def step(
     *,
     checkpointing: bool = False,
     fused: bool = False,
+    compiled: bool = False,
 ) -> list[Operation]:
     """The operations of a training step on `rows` texts of `length` tokens, matrix products as `flops.step` has them.
 
-    method: "full", "lora", or "qlora", whose frozen matrices are unpacked from 4 bits at each use. checkpointing: the
-    blocks are computed again on the way back. fused: each chain of elementwise operations is one kernel, as
-    torch.compile makes it; else one after the other. Attention is a fused kernel either way. Raises ValueError for
-    another method, a rank below 1, and targets that the model has not.
+    method: "full" (weights in bfloat16), "lora" (the adapter in float32 under autocast, peft's default), or "qlora",
+    whose frozen matrices are unpacked from 4 bits at each use. checkpointing: the blocks are computed again on the way
+    back. fused: base and adapter are one operation (`lora_lab.fused`). compiled: in the blocks a chain of elementwise
+    operations is one kernel, as torch.compile makes it; else one after the other. Attention is one either way. Raises
+    ValueError for another method, a rank below 1, and targets that the model has not.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    full, tokens, eager = method == "full", rows * length, 0 if not fused else 1
+    full, tokens = method == "full", rows * length
     adapted = set() if full else {m.path for m in chosen(shape, targets)}
     roles = {role(m) for m in shape.matrices if m.path in adapted}
     forwards = 1 + checkpointing
     found: list[Operation] = []
     for blocks, given in ((1, full), (shape.layers - 1, True)):
-        r = reach(roles, given)
+        r = reach(roles, given, shape.parallel)
         for m in shape.matrices:
             out, into, through = m.out_features, m.in_features, r.into(role(m))
             each = m.count / shape.layers * blocks
@@ -103,26 +109,42 @@ def step(
                 found.append(Operation("unpacking", 0, out * into * (NF4_BITS / 8 + 2), uses))
             if m.path in adapted:
                 thin = {"part": "adapter matmuls"}
+                passes = tokens * adapter_passes(into, out, forwards, through, fused, compiled)
                 found += [
                     product(tokens, into, rank, **thin, count=each * (forwards + 1 + through)),  # A x, of A, of x
                     product(tokens, rank, out, **thin, count=each * (forwards + 2)),  # B (A x), of A x, of B
-                    Operation("adapter passes", 0, tokens * out * ADAPTER[eager], each * (forwards + 1)),
+                    Operation("adapter passes", 0, passes, each),
                 ]
         queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
         products = 2 * forwards + (4 if full else (r.q or r.k) + r.q + r.k + r.v)
         moved = 2 * tokens * (queries + keys)  # a product's share of queries, keys, values and output
         found.append(Operation("attention", 2 * rows * length**2 * queries, moved, blocks * products))
         wide = (
-            shape.block_norms * shape.hidden * NORM[eager]
-            + (queries + keys) * ROTATION[eager]
-            + shape.intermediate * GATE[eager]
-            + 2 * shape.hidden * RESIDUAL[eager]
+            shape.block_norms * shape.hidden * NORM[compiled]
+            + (queries + keys) * ROTATION[compiled]
+            + shape.intermediate * GATE[compiled]
+            + 2 * shape.hidden * RESIDUAL[compiled]
         )
         found.append(Operation("elementwise", 0, tokens * wide, blocks * (forwards + 2)))
     found.append(product(tokens, shape.hidden, shape.vocabulary, count=2 + full))  # the output head
-    found.append(Operation("loss", 0, tokens * shape.vocabulary * LOSS[eager]))
+    found.append(Operation("loss", 0, tokens * shape.vocabulary * LOSS))
     found.append(Operation("optimizer", 0, ADAM * (shape.total if full else lora(shape, rank, targets))))
     return [operation for operation in found if operation.count]
+
+
+def adapter_passes(
+    into: int, out: int, forwards: int = 1, through: bool = True, fused: bool = False, compiled: bool = False
+) -> int:
+    """Bytes that an adapter beside a layer [out, into] moves for each token, apart from its products.
+
+    through: x needs a gradient. With the products' own, 12 for each number, one step of a plain layer moves 56 bytes
+    for each number of a square layer's x, a fused one 16: lesson 12 counts them.
+
+    >>> adapter_passes(1, 1), adapter_passes(1, 1, fused=True)
+    (44, 4)
+    """
+    (x, y), (grad_x, grad_y) = FUSED if fused else COMPILED if compiled else PLAIN
+    return forwards * (x * into + y * out) + through * grad_x * into + grad_y * out
 
 
 def seconds(operations: Iterable[Operation], card: Card) -> dict[str, float]:

@@ -65,6 +65,11 @@ def the_intensity(flops, moved, peak, bandwidth):
     return flops / moved
 
 
+@wrong("least_seconds", says="the speed that it reaches")
+def the_speed(flops, moved, peak, bandwidth):
+    return min(peak, flops / moved * bandwidth)
+
+
 # --- lora_over_full ------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +138,21 @@ def not_divided(matrices, attention):
     return 2 * matrices + 3 * attention
 
 
+@wrong("lora_over_full", says="over a forward pass")
+def over_forward(matrices, attention):
+    return (2 * matrices + 3 * attention) / (matrices + attention)
+
+
+@wrong("lora_over_full", says="attention is 2 in the work in full")
+def full_attention_two(matrices, attention):
+    return (2 * matrices + 3 * attention) / (3 * matrices + 2 * attention)
+
+
+@wrong("lora_over_full", says="way back alone")
+def backwards_only(matrices, attention):
+    return (matrices + 2 * attention) / (3 * (matrices + attention))
+
+
 # --- price_per_million ---------------------------------------------------------------------------------------------
 
 
@@ -192,6 +212,21 @@ def hour_upside_down(price_per_hour, tokens_per_second):
     return price_per_hour / tokens_per_second * 3600 * 1e6
 
 
+@wrong("price_per_million", says="an hour's price over a second's tokens")
+def hour_over_second(price_per_hour, tokens_per_second):
+    return price_per_hour / tokens_per_second
+
+
+@wrong("price_per_million", says="in hundredths")
+def in_cents(price_per_hour, tokens_per_second):
+    return 100 * price_per_hour / (tokens_per_second * 3600) * 1e6
+
+
+@wrong("price_per_million", says="it should be")
+def a_thousand_million(price_per_hour, tokens_per_second):
+    return price_per_hour / 3600 / tokens_per_second * 1e9
+
+
 # --- ring_seconds --------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +269,11 @@ def once(parameters, bytes_each, devices, bandwidth):
 @wrong("ring_seconds", says="bytes_each")
 def no_bytes(parameters, bytes_each, devices, bandwidth):
     return 2 * (devices - 1) / devices * parameters / bandwidth
+
+
+@wrong("ring_seconds", says="those are bits")
+def in_bits(parameters, bytes_each, devices, bandwidth):
+    return 2 * (devices - 1) / devices * parameters * bytes_each * 8 / bandwidth
 
 
 @wrong("ring_seconds", says="upside down")
