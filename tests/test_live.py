@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_lab import counting, figures, finetune, live, models, shapes
+from lora_lab import counting, figures, finetune, live, models, shapes, training_setup
 from lora_lab.adapters import add_adapter, count_parameters
 from lora_lab.config import LoraConfig
 
@@ -39,7 +40,10 @@ def test_the_plan_is_what_finetune_counts_and_predicts(rank):
 
 
 def test_the_plan_assumes_finetunes_own_batch_size_and_length():
-    assert (live.ROWS, live.LENGTH) == (finetune.finetune.__defaults__[6], finetune.finetune.__defaults__[7])
+    assert (live.ROWS, live.LENGTH) == (
+        inspect.signature(finetune.finetune).parameters["batch_size"].default,
+        training_setup.BASE_LENGTH,
+    )
 
 
 @pytest.mark.parametrize(
