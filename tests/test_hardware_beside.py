@@ -22,11 +22,11 @@ def made_up(tmp_path, rows: list[dict], card: str = "NVIDIA H100 80GB HBM3", mem
 
 
 ROWS = [
-    {"id": "B/Llama-2-7B/all-linear/r16/ours plain", "part": "B", "seconds": 0.5},
-    {"id": "B/Llama-2-7B/all-linear/r64/ours plain", "part": "B", "seconds": 9.0, "status": "failed"},
+    {"id": "B/Llama-2-7B/all-linear/r16/ours fused layer", "part": "B", "seconds": 0.5},
+    {"id": "B/Llama-2-7B/all-linear/r64/ours fused layer", "part": "B", "seconds": 9.0, "status": "failed"},
     {"id": "C/Llama-2-7B/step, ours plain", "part": "C", "shares": {"base matmuls": 0.5, "output head": 0.125}},
     {
-        "id": "B/Llama-2-7B/q_proj,v_proj/r8/ours checkpointing",
+        "id": "B/Llama-2-7B/q_proj,v_proj/r8/ours fused layer, checkpointing",
         "part": "B",
         "peak_memory": 2_000,
         "memory_predicted": 1_900,
@@ -58,6 +58,15 @@ def test_with_a_record_what_was_measured_stands_beside_its_prediction(tmp_path):
     peak = found["checkpointing", "bytes"]
     assert (peak.predicted, peak.measured) == (1_900, 2_000)
     assert found["NF4 base, checkpointing", "bytes"].measured is None
+
+
+def test_the_rows_that_it_looks_for_are_rows_of_the_script_for_a_gpu(monkeypatch):
+    from tests.bench.gpu import bars, roofline, sizes
+
+    asked = []
+    monkeypatch.setattr(recorded.Recorded, "row", lambda record, name: asked.append(name))
+    everything(recorded.Recorded("NVIDIA H200", 150_000_000_000, "", {}, (), ()))
+    assert len(set(asked)) == 8 and set(asked) <= {spec.id for part in (bars, roofline) for spec in part.specs(sizes.REAL)}
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def made_up(folder: Path, card: str, memory: int) -> recorded.Recorded:
     def row(name: str, **more) -> dict:
         return dict.fromkeys(recorded.FIELDS) | {"id": name, "part": name[0], "status": "ok", "card": card} | more
 
-    rows = [row(f"B/Llama-2-7B/all-linear/r{r}/ours plain", seconds=7.77) for r in RANKS]
+    rows = [row(f"B/Llama-2-7B/all-linear/r{r}/ours fused layer", seconds=7.77) for r in RANKS]
     rows.append(row("C/Llama-2-7B/step, ours plain", shares={"base matmuls": 0.1234, "elementwise": 0.4321}))
     peak = {"peak_memory": 33_300_000_000, "memory_predicted": 22_200_000_000}
-    rows.append(row("B/Llama-2-7B/q_proj,v_proj/r8/ours checkpointing", **peak))
+    rows.append(row("B/Llama-2-7B/q_proj,v_proj/r8/ours fused layer, checkpointing", **peak))
     bars = [dict(bar, measured=0.987, met=True) for bar in recorded.bars([])]
     head = {"card": card, "memory": memory, "date": "2026-01-02", "versions": {}, "bars": bars, "tiny": False}
     file = folder / "gpu.json"

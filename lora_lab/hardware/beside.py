@@ -15,6 +15,7 @@ from lora_lab.hardware.cards import Card, card, every
 from lora_lab.recorded import Recorded
 
 MODEL, LENGTH, ROWS, RANKS = "Llama-2-7B", 2048, 2, (1, 4, 16, 64, 256)
+FUSED = "ours fused layer"  # how the rows of part B are called
 # Parts of a prediction -> what stands for them here, and what the record calls these, where it has more than one word.
 SHARES = {
     "base matmuls": "base matmuls",
@@ -53,11 +54,12 @@ def of(record: Recorded | None, otherwise: str = "H200") -> Card:
 
 
 def steps(record: Recorded | None, on: Card) -> list[Pair]:
-    """Seconds of a step on 2 x 2,048 tokens, LoRA of each rank on all linear layers: the least, and the measured."""
+    """Seconds of a step on 2 x 2,048 tokens, LoRA of each rank on all linear layers, fused: the least, and measured."""
     shape, found = shapes.known(MODEL), []
     for rank in RANKS:
-        least = sum(roofline.seconds(roofline.step(shape, "lora", LENGTH, ROWS, rank), on).values())
-        found.append(Pair(f"rank {rank}", "s", least, _measured(record, f"B/{MODEL}/all-linear/r{rank}/", "seconds")))
+        least = sum(roofline.seconds(roofline.step(shape, "lora", LENGTH, ROWS, rank, fused=True), on).values())
+        row = f"B/{MODEL}/all-linear/r{rank}/{FUSED}"
+        found.append(Pair(f"rank {rank}", "s", least, _measured(record, row, "seconds")))
     return found
 
 
@@ -76,17 +78,17 @@ def shares(record: Recorded | None, on: Card) -> list[Pair]:
 
 
 def peaks(record: Recorded | None) -> list[Pair]:
-    """Bytes at the peak of a LoRA step on q and v at rank 8, with checkpointing, and with a base in 4 bits too."""
+    """Bytes at the peak of a fused LoRA step on q and v at rank 8, with checkpointing; with a base in 4 bits too."""
     shape, found = shapes.known(MODEL), []
-    for what, method in (("checkpointing", "lora"), ("NF4 base, checkpointing", "qlora")):
+    for what, method in (("checkpointing", "lora-fused"), ("NF4 base, checkpointing", "qlora-bf16")):
         need = cost.need(shape, method, LENGTH, ROWS, 8, "q_proj,v_proj")
-        name = f"B/{MODEL}/q_proj,v_proj/r8/ours {what}"
+        name = f"B/{MODEL}/q_proj,v_proj/r8/{FUSED}, {what}"
         need = _measured(record, name, "memory_predicted") or need  # as it was predicted then
         found.append(Pair(what, "bytes", need, _measured(record, name, "peak_memory")))
     return found
 
 
 def _measured(record: Recorded | None, name: str, field: str) -> float | None:
-    """The field of the row whose id begins with `name` and that was measured."""
-    rows = (row for row in record.rows if row["id"].startswith(name) and row["status"] == "ok") if record else ()
-    return next((row[field] for row in rows), None)
+    """The field of the row with this id, if it was measured."""
+    row = record.row(name) if record else None
+    return row[field] if row and row["status"] == "ok" else None

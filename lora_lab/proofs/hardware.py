@@ -65,7 +65,8 @@ def l12_saved(card: str = "H100 SXM", model: str = "Llama-2-7B", tokens: int = 2
     """
     shape, on = shapes.known(model), cards.card(card)
     full, lora = (memory(shape, how, 1, tokens, 16) for how in ("full", "lora"))
-    one, other = (sum(roofline.seconds(roofline.step(shape, "lora", tokens, 2, r), on).values()) for r in (1, high))
+    steps = (roofline.step(shape, "lora", tokens, 2, r, fused=True) for r in (1, high))
+    one, other = (sum(roofline.seconds(step, on).values()) for step in steps)
     left = {bucket: lora[bucket] / full[bucket] for bucket in full}
     narrow = memory(shape, "lora", 1, tokens, 8, "q_proj,v_proj")["activations"] / full["activations"]
     return left | {
