@@ -45,7 +45,7 @@ def test_its_tokenizer_gives_text_back(stories260k):
 
 def test_it_learns_shakespeare_through_the_command(stories260k, outside_data, tmp_path, lab):
     words = ["finetune", "--model", stories260k, "--task", outside_data / "adapt/tinyshakespeare.txt", "--steps", 30]
-    status, out, err = lab(*words, "--lr", "1e-2", "--output", tmp_path / "out", "--json")
+    status, out, err = lab(*words, "--lr", "1e-2", "--max-length", 128, "--output", tmp_path / "out", "--json")
     assert status == 0, err
     result = last_json(out)
     assert result["trainable"] == 46_240
