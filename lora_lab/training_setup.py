@@ -225,13 +225,14 @@ def arguments(given: dict[str, Any], folder: Path, place: torch.device):
     """The same settings in the words of transformers' Trainer."""
     from transformers import TrainingArguments
 
+    new_name = hasattr(TrainingArguments, "activation_checkpointing")  # transformers 5.17 has only the old one
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=given["steps"],
         per_device_train_batch_size=given["batch_size"],
         per_device_eval_batch_size=given["batch_size"],
         gradient_accumulation_steps=given["accumulate"],
-        activation_checkpointing=given["checkpointing"],
+        **{"activation_checkpointing" if new_name else "gradient_checkpointing": given["checkpointing"]},
         learning_rate=given["lr"],
         lr_scheduler_type="cosine",
         warmup_steps=max(1, given["steps"] // 20),
