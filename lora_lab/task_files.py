@@ -1,5 +1,5 @@
-"""The learner's own file as examples: plain text cut at paragraphs, JSON lines of prompt and completion, or of
-conversations.
+"""The learner's own file as examples: plain text cut at paragraphs, JSON rows of prompt and completion, or of
+conversations, as OpenAI's, ShareGPT's and Alpaca's files have them too.
 
 What cannot be learned from is refused here, before a model is loaded, with the line and the way forward.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,13 @@ PASSAGE = 450  # characters of a passage, about 100 tokens of plain English
 ROLES = ("system", "user", "assistant")
 # What other formats call them.
 OTHER_ROLES = {"human": "user", "gpt": "assistant", "model": "assistant", "bot": "assistant", "developer": "system"}
+OTHER_NAMES = {
+    "prompt": ("question", "instruction", "input", "query"),
+    "completion": ("answer", "output", "response", "chosen", "target"),
+    "role": ("from",),
+    "content": ("value", "text"),
+}
+SUFFIXES = (".txt", ".jsonl", ".json")
 
 Turns = tuple[tuple[str, str], ...]  # (role, content) of each, in order
 
@@ -95,22 +103,21 @@ def _pieces(paragraph: str, passage: int) -> list[str]:
 
 
 def read_jsonl(path: Path) -> tuple[Example, ...]:
-    """One example a line; blank lines are passed over. All lines are of one kind:
+    """One example a line (blank lines are passed over), or a JSON list of them. All are of one kind:
 
     `{"prompt": "...", "completion": "..."}`, or a conversation whose last turn is the assistant's,
-    `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`.
+    `{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}`, which may also be
+    written as ShareGPT does (`conversations` of `from` and `value`) or Alpaca (`instruction`, `input`, `output`).
 
-    Raises FileNotFoundError, or ValueError with the line's number where a line is not such an object, a text to learn
+    Raises FileNotFoundError, or ValueError with the row's number where a row is not such an object, a text to learn
     is empty or an example is over 200,000 characters, and where there are fewer than 10 different examples.
     """
     examples: list[Example] = []
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
-        if line.strip():
-            where = f"{path.name}, line {number}"
-            examples.append(_example(line, where))
-            kinds = ["a conversation" if isinstance(e.prompt, Conversation) else PAIR for e in examples[-2:]]
-            if len(set(kinds)) > 1:
-                raise ValueError(f"{where} is {kinds[1]}, the line before {kinds[0]}; expected one kind in one file")
+    for where, row in _rows(path):
+        examples.append(_example(row, where))
+        kinds = ["a conversation" if isinstance(e.prompt, Conversation) else PAIR for e in examples[-2:]]
+        if len(set(kinds)) > 1:
+            raise ValueError(f"{where} is {kinds[1]}, the one before {kinds[0]}; expected one kind in one file")
     different = tuple(dict.fromkeys(examples))  # a repeated example must not be in both splits
     if len(different) < LEAST_EXAMPLES:
         raise ValueError(f"{path.name} has {len(different)} different examples; expected at least {LEAST_EXAMPLES}")
@@ -121,37 +128,85 @@ PAIR = '{"prompt": "...", "completion": "..."}'
 MESSAGES = '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
-def _example(line: str, where: str) -> Example:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg} at character {error.pos + 1}); expected {PAIR}") from None
+def _rows(path: Path) -> Iterator[tuple[str, object]]:
+    """Where each row stands, in words, and what it is."""
+    text = _decoded(path)
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path.name} begins as a JSON list and is none ({error.msg} at line {error.lineno}, character "
+                f"{error.colno}); expected a list of {PAIR}, or one of them a line"
+            ) from None
+        yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(rows, start=1))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        where = f"{path.name}, line {number}"
+        try:
+            if line.strip():
+                yield where, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{where} is not JSON ({error.msg} at character {error.pos + 1}); expected {PAIR}, one a line"
+            ) from None
+
+
+def _example(row: object, where: str) -> Example:
     if not isinstance(row, dict):
         raise ValueError(f"{where} is a JSON {type(row).__name__}; expected {PAIR} or {MESSAGES}")
-    if "messages" in row:
-        example = _conversation(row, where)
-        length = sum(len(content) for _, content in example.prompt.turns) + len(example.completion)
-    else:
-        example = _pair(row, where)
-        length = len(example.prompt) + len(example.completion)
-    if length > MOST_EXAMPLE:
+    row = _in_our_words(row)
+    example = _conversation(row, where) if "messages" in row else _pair(row, where)
+    turns = example.prompt.turns if isinstance(example.prompt, Conversation) else (("", example.prompt),)
+    whole = "".join(content for _, content in turns) + example.completion
+    if len(whole) > MOST_EXAMPLE:
         raise ValueError(
-            f"{where} has {length:,} characters; expected at most {MOST_EXAMPLE:,}. Split it into several examples"
+            f"{where} has {len(whole):,} characters; expected at most {MOST_EXAMPLE:,}. Split it into several examples"
+        )
+    if half := re.search("[\ud800-\udfff]", whole):
+        raise ValueError(
+            f"{where} has {ascii(half.group())}, half of a character (an emoji that was cut in two): take it out"
         )
     return example
+
+
+def _in_our_words(row: dict) -> dict:
+    """A row of ShareGPT or Alpaca as the conversation that it is; another as it stands."""
+    if isinstance(turns := row.get("conversations"), list) and not {"messages", "prompt"} & set(row):
+        return {"messages": [_turn_in_our_words(turn) for turn in turns]}
+    if {"instruction", "output"} <= set(row) and not any(row.get(key) for key in ("messages", "system", "history")):
+        asked, more = row["instruction"], row.get("input") or ""
+        if isinstance(asked, str) and isinstance(more, str) and more.strip():
+            asked = f"{asked}\n\n{more}"
+        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]}
+    return row
+
+
+def _turn_in_our_words(turn: object) -> object:
+    if not isinstance(turn, dict) or not {"from", "value"} <= set(turn):
+        return turn
+    turn = {{"from": "role", "value": "content"}.get(key, key): value for key, value in turn.items()}
+    return turn | {"role": OTHER_ROLES.get(str(turn["role"]).lower(), turn["role"])}
+
+
+def _near(key: str, given: dict) -> str:
+    """ " Did you mean ...?" where a key of `given` is a misspelt or another format's name for `key`, or ""."""
+    near = difflib.get_close_matches(key, given, n=1) or [name for name in OTHER_NAMES.get(key, ()) if name in given]
+    return f" Did you mean {key!r} where it says {near[0]!r}?" if near else ""
 
 
 def _pair(row: dict, where: str) -> Example:
     for key in ("prompt", "completion"):
         if key not in row:
-            near = difflib.get_close_matches(key, row, n=1) or difflib.get_close_matches("messages", row, n=1)
-            meant = key if difflib.get_close_matches(key, row, n=1) else "messages"
-            hint = f" Did you mean {meant!r} where it says {near[0]!r}?" if near else ""
-            if "conversations" in row:
-                hint = f" A conversation is written {MESSAGES}."
-            raise ValueError(f"{where} has no {key!r} (keys: {', '.join(row) or 'none'}); expected {PAIR}.{hint}")
+            hint = _near(key, row) or _near("messages", row)
+            if not hint and "text" in row:
+                hint = ' Plain text goes into a .txt file, or is a completion beside the prompt "".'
+            raise ValueError(
+                f"{where} has no {key!r} (keys: {', '.join(row) or 'none'}); expected {PAIR} or {MESSAGES}.{hint}"
+            )
         if not isinstance(row[key], str):
-            raise ValueError(f"{where}: {key!r} is {row[key]!r:.60}; expected a text in quotes")
+            hint = f". A conversation is written {MESSAGES}" if isinstance(row[key], list) else ""
+            raise ValueError(f"{where}: {key!r} is {row[key]!r:.60}; expected a text in quotes{hint}")
     if not row["completion"].strip():
         raise ValueError(f"{where} has an empty completion; expected the text to learn")
     return Example(row["prompt"], row["completion"])
@@ -159,6 +214,8 @@ def _pair(row: dict, where: str) -> Example:
 
 def _conversation(row: dict, where: str) -> Example:
     messages = row["messages"]
+    if tools := [key for key in ("tools", "functions") if row.get(key)]:
+        raise ValueError(f"{where} has {tools[0]!r}, which the model would have to see: {TEXT_ALONE}")
     if both := {"prompt", "completion"} & set(row):
         raise ValueError(f"{where} has 'messages' and {sorted(both)[0]!r}; expected one kind: {PAIR} or {MESSAGES}")
     if not isinstance(messages, list) or not messages:
@@ -176,36 +233,53 @@ def _conversation(row: dict, where: str) -> Example:
     return Example(Conversation(turns[:-1]), turns[-1][1])
 
 
+TEXT_ALONE = "only text is learned here. Leave such conversations out"
+
+
 def _turn(message: object, where: str) -> tuple[str, str]:
     wanted = '{"role": "user", "content": "..."}'
     if not isinstance(message, dict):
         raise ValueError(f"{where} is a JSON {type(message).__name__}; expected {wanted}")
+    if message.get("weight") not in (None, 1):
+        raise ValueError(
+            f"{where} has the weight {message['weight']!r}, and every answer is learned here: end the conversation "
+            "before it, or leave 'weight' out"
+        )
+    read = {"role", "content", "weight", *OTHER_NAMES["role"], *OTHER_NAMES["content"]}
+    if more := sorted(key for key in message if key not in read and message[key] is not None):
+        raise ValueError(f"{where} has {more[0]!r} too; expected {wanted} and no more: {TEXT_ALONE}")
     for key in ("role", "content"):
         if key not in message:
-            near = difflib.get_close_matches(key, message, n=1) or [
-                name for name in {"role": ("from",), "content": ("value", "text")}[key] if name in message
-            ]
-            hint = f" Did you mean {key!r} where it says {near[0]!r}?" if near else ""
-            raise ValueError(f"{where} has no {key!r} (keys: {', '.join(message) or 'none'}); expected {wanted}.{hint}")
-        if not isinstance(message[key], str):
-            raise ValueError(f"{where}: {key!r} is {message[key]!r:.60}; expected a text in quotes")
-    if more := sorted(set(message) - {"role", "content"}):
-        raise ValueError(f"{where} has {more[0]!r} too; expected {wanted} and no more: only text is learned here")
+            keys = ", ".join(message) or "none"
+            raise ValueError(f"{where} has no {key!r} (keys: {keys}); expected {wanted}.{_near(key, message)}")
     role, content = message["role"], message["content"]
+    if isinstance(content, list):
+        content = _parts(content, where)
+    for key, value in (("role", role), ("content", content)):
+        if not isinstance(value, str):
+            raise ValueError(f"{where}: {key!r} is {value!r:.60}; expected a text in quotes")
     if role not in ROLES:
         near = difflib.get_close_matches(role.lower(), ROLES, n=1) or [OTHER_ROLES.get(role.lower())]
         hint = f" Did you mean {near[0]!r}?" if near[0] else ""
         raise ValueError(f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}.{hint}")
     if not content.strip():
-        raise ValueError(f"{where}, the {role}'s, is empty; expected a text")
+        raise ValueError(f"{where}, the {role}'s, is empty; expected a text, or leave this turn out")
     return role, content
+
+
+def _parts(content: list, where: str) -> str:
+    """The text of a content in parts, `[{"type": "text", "text": "..."}]`."""
+    for part in content:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, dict) else part
+            raise ValueError(f"{where}: 'content' has a part that is no text ({kind!r:.60}): {TEXT_ALONE}")
+    return "".join(part["text"] for part in content)
 
 
 def _decoded(path: Path) -> str:
     """The file's text with plain newlines, or an error that says what the file is instead."""
-    if path.suffix.lower() not in (".txt", ".jsonl"):
-        hint = " A file with one JSON object a line is called .jsonl." if path.suffix.lower() == ".json" else ""
-        raise ValueError(f"{path.name} ends in {path.suffix!r}; expected a .txt or .jsonl file.{hint}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path.name} ends in {path.suffix!r}; expected a .txt, .jsonl or .json file")
     if not path.exists():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
@@ -213,7 +287,7 @@ def _decoded(path: Path) -> str:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FileNotFoundError(f"there is no file {path}.{hint}")
     if not path.is_file():
-        raise ValueError(f"{path} is a folder; expected a .txt or .jsonl file")
+        raise ValueError(f"{path} is a folder; expected a .txt, .jsonl or .json file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(
             f"{path.name} has {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}. Train on a part of it"

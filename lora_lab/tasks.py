@@ -50,7 +50,7 @@ class Task:
 
 
 def load_task(name_or_file: str | Path, seed: int = 0, max_length: int = 128) -> Task:
-    """The task of that name, or one made from the learner's own .txt or .jsonl file.
+    """The task of that name, or one made from the learner's own .txt, .jsonl or .json file.
 
     `seed` draws the items of `query`; the other tasks are the same for every seed. `max_length` sizes the passages of
     a .txt file: 450 characters for 128 tokens, and as many more as there is room for.
@@ -66,7 +66,8 @@ def load_task(name_or_file: str | Path, seed: int = 0, max_length: int = 128) ->
     near = difflib.get_close_matches(text.lower(), TASKS, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"no task is called {text!r}; expected one of {', '.join(TASKS)}, or the name of a .txt or .jsonl file.{hint}"
+        f"no task is called {text!r}; expected one of {', '.join(TASKS)}, or the name of a .txt, .jsonl or .json "
+        f"file.{hint}"
     )
 
 
@@ -362,13 +363,14 @@ def _query(seed: int) -> Task:
 
 def _own_file(path: Path, max_length: int) -> Task:
     passage = PASSAGE * max(max_length, 128) // 128
-    examples = read_jsonl(path) if path.suffix.lower() == ".jsonl" else read_text(path, passage)
+    in_rows = path.suffix.lower() in (".jsonl", ".json")
+    examples = read_jsonl(path) if in_rows else read_text(path, passage)
     validation = examples[9::10] or examples[-1:]
     held_out = set(validation)
     train = tuple(e for e in examples if e not in held_out)
     return Task(
         path.name,
-        f"your file {path.name}: {len(examples)} {'examples' if path.suffix.lower() == '.jsonl' else 'passages'}",
+        f"your file {path.name}: {len(examples)} {'examples' if in_rows else 'passages'}",
         train=train,
         validation=validation,
         test=validation,

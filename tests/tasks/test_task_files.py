@@ -81,6 +81,18 @@ def talks(count, *before):
     return [talk(*before, ("user", f"Name {i}?"), ("assistant", f"fox {i}")) for i in range(count)]
 
 
+TALKS = [
+    (
+        ("system", "Be kind."),
+        ("user", f"Hello \N{GRINNING FACE} {i}"),
+        ("assistant", "Yes?"),
+        ("user", "Bye."),
+        ("assistant", "Bye!"),
+    )
+    for i in range(12)
+]
+
+
 def among_talks(line):
     return "\n".join([*talks(6), line, *talks(20)[6:]])
 
@@ -102,6 +114,37 @@ def test_conversations_keep_their_turns(tmp_path):
     assert first.completion == "fox 0" and len(task.train) == 23 and len(task.validation) == 2
     assert task.prompts[0] == task.validation[0].prompt
     assert str(first.prompt) == "System: Be kind.\nUser: Hello\nAssistant: Hello to you\nUser: Name 0?"
+
+
+ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
+PARTS = [[{"role": r, "content": [{"type": "text", "text": c[:2]}, {"type": "text", "text": c[2:]}]} for r, c in turns]
+         for turns in TALKS]  # fmt: skip
+WAYS = {
+    "ShareGPT": [{"id": "x", "conversations": [{"from": ROLES[r], "value": c} for r, c in turns]} for turns in TALKS],
+    "ShareGPT in our words": [{"conversations": [{"role": r, "content": c} for r, c in turns]} for turns in TALKS],
+    "OpenAI's parts": [{"messages": turns} for turns in PARTS],
+    "OpenAI's weights": [
+        {"messages": [{"role": r, "content": c, "weight": 1, "name": None} for r, c in turns], "tools": []}
+        for turns in TALKS
+    ],
+}
+
+
+@pytest.mark.parametrize("rows", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "list.jsonl"])
+def test_conversations_of_other_formats_are_read_as_ours(tmp_path, rows, name):
+    ours = load_task(write(tmp_path, "ours.jsonl", "\n".join(talk(*turns) for turns in TALKS)))
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\r\n \r\n"
+    content = lines if name == "a.jsonl" else json.dumps(rows, indent=2)
+    theirs = load_task(write(tmp_path, name, b"\xef\xbb\xbf" + content.encode("utf-8")))
+    assert theirs.train == ours.train and theirs.validation == ours.validation and len(theirs.train) == 11
+
+
+def test_alpaca_is_a_question_and_an_answer(tmp_path):
+    rows = [{"instruction": f"Add {i}.", "input": "1" * (i % 2), "output": str(i), "text": "."} for i in range(12)]
+    task = load_task(write(tmp_path, "a.json", json.dumps(rows)))
+    assert [e.prompt.turns for e in task.train[:2]] == [(("user", "Add 0."),), (("user", "Add 1.\n\n1"),)]
+    assert [e.completion for e in task.train[:2]] == ["0", "1"]
 
 
 def test_text_is_cut_to_the_length_asked_for_but_not_to_fewer_than_ten_passages(tmp_path):
@@ -171,9 +214,42 @@ BAD = {
     "no content": ("a.jsonl", message(role="user", text="a"), "no 'content' .*'content' where it says 'text'"),
     "content in parts": (
         "a.jsonl",
-        message(role="user", content=[{"type": "text"}]),
-        "message 1: 'content' is .*in quotes",
+        message(role="user", content=[{"type": "text", "text": "a"}, {"type": "image_url"}]),
+        "message 1: 'content' has a part that is no text .'image_url'.: only text is learned here",
     ),
+    "content in a broken part": ("a.jsonl", message(role="user", content=["a"]), "a part that is no text .'a'."),
+    "no content at all": ("a.jsonl", message(role="user", content=None), "message 1: 'content' is None; expected a"),
+    "a call, nothing said": (
+        "a.jsonl",
+        message(role="assistant", content=None, function_call={}),
+        "message 1 has 'function_call' too; .*only text is learned here. Leave such conversations out",
+    ),
+    "tools": ("a.jsonl", among_talks(talk(("user", "a"), ("assistant", "b"), tools=[{}])), "line 7 has 'tools', which"),
+    "an answer not to learn": (
+        "a.jsonl",
+        message(role="assistant", content="a", weight=0),
+        "message 1 has the weight 0, and every answer is learned here: end the conversation before it",
+    ),
+    "half an emoji": ("a.jsonl", with_line_7(rows(1, prompt="Hi \ud83d")[0]), "line 7 has '.ud83d', half of a char"),
+    "half an emoji in a turn": ("a.jsonl", message(role="user", content="Hi \ud83d"), "line 7 has '.ud83d', half of"),
+    "turns as a pair": (
+        "a.jsonl",
+        with_line_7(rows(1, prompt=[{}])[0]),
+        "line 7: 'prompt' is .*conversation is written",
+    ),
+    "another format's keys": (
+        "a.jsonl",
+        with_line_7('{"question": "a", "answer": "b"}'),
+        "line 7 has no 'prompt' .*Did you mean 'prompt' where it says 'question'",
+    ),
+    "plain text": ("a.jsonl", with_line_7('{"text": "a"}'), "no 'prompt' .*Plain text goes into a .txt file"),
+    "Alpaca with a history": (
+        "a.jsonl",
+        with_line_7('{"instruction": "a", "output": "b", "history": [["c", "d"]]}'),
+        "no 'prompt' .*where it says 'instruction'",
+    ),
+    "a list cut off": ("a.json", '[{"prompt": "a",\n', "a.json begins as a JSON list and is none .* at line 2, char"),
+    "a list of texts": ("a.json", '["a"]', "a.json, row 1 is a JSON str; expected"),
     "role a number": ("a.jsonl", message(role=3, content="a"), "message 1: 'role' is 3; expected a text"),
     "a tool call": ("a.jsonl", message(role="user", content="a", tool_calls=[]), "message 1 has 'tool_calls' too"),
     "empty turn": ("a.jsonl", message(role="user", content=" "), "line 7, message 1, the user's, is empty"),
@@ -198,21 +274,22 @@ BAD = {
     "messages a text": ("a.jsonl", among_talks('{"messages": "hi"}'), "'messages' is 'hi'; expected a list of turns"),
     "a message a text": ("a.jsonl", among_talks('{"messages": ["hi"]}'), "line 7, message 1 is a JSON str; expected"),
     "misspelt messages": ("a.jsonl", among_talks('{"mesages": []}'), "Did you mean 'messages' where it says 'mesages'"),
-    "conversations": ("a.jsonl", '{"conversations": []}', 'A conversation is written {"messages"'),
+    "conversations without a turn": ("a.jsonl", '{"conversations": []}', "'messages' is \\[\\]; expected a list of"),
+    "conversations a text": ("a.jsonl", '{"conversations": "hi"}', 'no .prompt. .*or {"messages"'),
     "both kinds in a line": ("a.jsonl", among_talks(talk(("user", "a"), prompt="b")), "has 'messages' and 'prompt'"),
     "both kinds in a file": (
         "a.jsonl",
         "\n".join(talks(3) + rows(9)),
-        "line 4 is {.prompt.*line before a conversation",
+        "line 4 is {.prompt.*the one before a conversation",
     ),
     "over-long conversation": (
         "a.jsonl",
         among_talks(talk(("user", "a " * 60_000), ("assistant", "b " * 60_000))),
         "line 7 has 240,000 characters; expected at most 200,000",
     ),
-    "json": ("a.json", "[]", r"ends in '.json'; expected a .txt or .jsonl file. .* is called .jsonl"),
-    "other suffix": ("a.pdf", b"%PDF", "ends in '.pdf'; expected a .txt or .jsonl file"),
-    "no suffix": ("a", "text", "ends in ''; expected a .txt or .jsonl file"),
+    "json": ("a.json", "[]", "a.json has 0 different examples; expected at least 10"),
+    "other suffix": ("a.pdf", b"%PDF", "ends in '.pdf'; expected a .txt, .jsonl or .json file"),
+    "no suffix": ("a", "text", "ends in ''; expected a .txt, .jsonl or .json file"),
 }
 
 
@@ -240,5 +317,5 @@ def test_missing_file_names_the_nearest(tmp_path):
 def test_a_folder_is_refused(tmp_path):
     folder = tmp_path / "folder.txt"
     folder.mkdir()
-    with pytest.raises(ValueError, match="is a folder; expected a .txt or .jsonl file"):
+    with pytest.raises(ValueError, match="is a folder; expected a .txt, .jsonl or .json file"):
         load_task(folder)

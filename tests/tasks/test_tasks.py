@@ -170,7 +170,7 @@ def test_unknown_task_name_lists_the_tasks_and_the_nearest(name, near):
 
 def test_unknown_task_name_with_nothing_near():
     with pytest.raises(
-        ValueError, match=r"expected one of pirate, code, query, or the name of a .txt or .jsonl file\.$"
+        ValueError, match=r"expected one of pirate, code, query, or the name of a .txt, .jsonl or .json file\.$"
     ):
         load_task("zzz")
     with pytest.raises(ValueError, match="no task is called ''"):
