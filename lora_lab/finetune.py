@@ -68,10 +68,10 @@ def finetune(
     writes a checkpoint; None makes six of them. The weights with the lowest validation loss are kept.
     packing: several whole examples in a row of max_length, which do not see each other (`packing`); batch_size counts
     such rows. loss_chunk: tokens whose logits exist at once (`chunked_loss`), the same loss in less memory; None is
-    all of them for "base" and 1024 for another model, 0 always all. quantise: "nf4" stores the frozen linear layers in
-    4 bits (`quantise`; bitsandbytes does it on a CUDA GPU that has it; settings["quantised_by"] says who). compile:
-    torch.compile for the decoder's blocks, which takes a minute and pays on a GPU. fused: base and adapter as one
-    operation (`fused`); None is on a CUDA GPU.
+    all of them for "base" and under fsdp and 1024 for another model, 0 always all. quantise: "nf4" stores the frozen
+    linear layers in 4 bits (`quantise`; bitsandbytes does it on a CUDA GPU that has it; settings["quantised_by"] says
+    who). compile: torch.compile for the decoder's blocks, which takes a minute and pays on a GPU. fused: base and
+    adapter as one operation (`fused`); None is on a CUDA GPU.
     fsdp: of several processes each holds a part of the frozen base, instead of the whole.
     output: where the adapter (or the whole model) goes; None keeps it in memory only. resume: go on from the newest
     checkpoint there; the result is the same as without the break. quiet: print nothing.
@@ -218,7 +218,7 @@ def _plan(settings: dict[str, Any], task: tasks.Task, counts, predicted: dict[st
         s["quantise"] and f"frozen linear layers in {s['quantise'].upper()} by {s['quantised_by']}",
         s["loss_chunk"] and f"logits of {s['loss_chunk']:,} tokens at a time",
         s["checkpointing"] and "activations computed again",
-        s["fused"] and "base and adapter in one operation",
+        s["fused"] and not s["dropout"] and "base and adapter in one operation",
         s["compile"] and "blocks compiled",
     ]
     notes = [*notes, *([", ".join(filter(None, ways))] if any(ways) else [])]

@@ -64,8 +64,16 @@ def settings(**given: Any) -> dict[str, Any]:
             raise ValueError(f"{name} is True or False, got {given[name]!r}")
     if given["fused"] not in (None, True, False):
         raise ValueError(f"fused is True, False or None (on a CUDA GPU), got {given['fused']!r}")
+    seed = given["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r}")
     if given["loss_chunk"] not in (None, 0):
-        chunked_loss.check_chunk(given["loss_chunk"])
+        try:
+            chunked_loss.check_chunk(given["loss_chunk"])
+        except ValueError as error:
+            raise ValueError(f"{error}; 0 is all of them at once") from None
+        if given["fsdp"]:
+            raise ValueError("loss_chunk and fsdp do not go together: the output head is spread too. Leave one out")
     if given["quantise"] not in (None, *QUANTISED):
         near = did_you_mean(str(given["quantise"]).lower(), QUANTISED)
         raise ValueError(
@@ -190,10 +198,11 @@ def make_trainable(model, given: dict[str, Any]) -> None:
 def loss_chunk(model, given: dict[str, Any]) -> int | None:
     """The tokens whose logits are there at once, or None for all; decided, and tried, when the model is there.
 
-    Where nothing was asked for: all for the embedded model, `OTHER_CHUNK` for another whose loss can be had so.
+    Where nothing was asked for: all for the embedded model and under fsdp, whose hooks do not bear a backward pass
+    through the head inside the forward pass; `OTHER_CHUNK` for another model whose loss can be had so.
     """
     chunk = given["loss_chunk"]
-    if chunk is None and embedded(given["model"]):
+    if chunk is None and (embedded(given["model"]) or given["fsdp"]):
         return None
     if chunk != 0 and (problem := chunked_loss.problem(model)) is not None:
         if chunk is not None:

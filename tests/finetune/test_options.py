@@ -174,7 +174,12 @@ def test_the_command_takes_and_says_them_all(quick, lab, tmp_path):
         ({"packing": 1}, "packing is True or False, got 1"),
         ({"compile": "yes"}, "compile is True or False, got 'yes'"),
         ({"fused": "no"}, "fused is True, False or None"),
+        ({"loss_chunk": -1}, "got -1; 0 is all of them at once"),
+        ({"loss_chunk": 8, "fsdp": True}, "loss_chunk and fsdp do not go together"),
         ({"compile": True, "fsdp": True}, "fsdp"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
+        ({"seed": 10**14}, "seed must be a whole number from 0 to 4294967295, got 100000000000000"),
+        ({"seed": 1.5}, "seed must be a whole number"),
     ],
     ids=str,
 )
@@ -215,6 +220,7 @@ def test_defaults_of_the_embedded_model_and_of_others(tiny, monkeypatch):
     model = models.load_model(tiny)
     assert training_setup.loss_chunk(model, base) is None and training_setup.loss_chunk(model, other) == 1024
     assert training_setup.loss_chunk(model, other | {"loss_chunk": 0}) is None
+    assert training_setup.loss_chunk(model, other | {"fsdp": True}) is None
     model.loss_function = lambda logits, labels, vocab_size, **_: logits.square().mean()
     assert training_setup.loss_chunk(model, other) is None
     with pytest.raises(ValueError, match="more than the cross-entropy of its logits: leave loss_chunk out"):
