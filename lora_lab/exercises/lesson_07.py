@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from lora_lab.attempt import Attempt, NotYet, close, expect, short
 from lora_lab.exercises import exercise
 
@@ -131,6 +133,80 @@ def steps_in_a_run(attempt: Attempt) -> str:
         )
     once = -(-240 // 16)
     return f"240 texts, 16 at a time, are {once} steps; so 90 steps go through them {90 // once} times."
+
+
+@exercise(
+    "07",
+    "who may see whom?",
+    difficulty=2,
+    importance=2,
+    minutes=5,
+    hints=(
+        "Two conditions: both tokens are of one example, and the one that is seen comes no later. Write down first of "
+        "each token which example it is of.",
+        "example = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)). Where example[:, None] equals "
+        "example, two tokens are of one example; .tril() of that leaves out what comes later.",
+    ),
+    expect=(
+        "one triangle over the whole row: the second example sees the first",
+        "whole blocks: a token sees those after it, and so the one that it is to predict",
+        "the triangle's other half: rows and columns exchanged",
+        "no diagonal: the first token of an example then sees nothing at all",
+    ),
+)
+def may_see(attempt: Attempt) -> str:
+    """The grid of a packed row: True in row i, column j where token i may see token j."""
+    for lengths in ([3, 2, 4], [1, 2], [4]):
+        tokens = sum(lengths)
+        got = attempt.array(attempt(list(lengths)), (tokens, tokens), f"may_see({lengths})")
+        expect(set(np.unique(got)) <= {0, 1}, "the grid holds True and False (or 1 and 0), and nothing else.")
+        example = np.repeat(np.arange(len(lengths)), lengths)
+        same, before = example[:, None] == example, np.tri(tokens, dtype=bool)
+        itself, right = np.eye(tokens, dtype=bool), same & before
+        rows = "row i is the token that looks, so it may see columns up to i"
+        attempt.agree(
+            got,
+            right,
+            {
+                "one triangle over the whole row: each example sees the ones before it.": before,
+                "whole blocks: a token also sees those after it, and so the one that it is to predict.": same,
+                "all see all: neither the order nor the examples are kept.": np.ones_like(same),
+                f"the other half of each triangle: {rows}.": right.T,
+                f"the other half, and over the whole row: {rows} of its own example.": before.T,
+                "a token sees itself too: the diagonal is True.": right & ~itself,
+                "one triangle over the whole row, without its diagonal: examples are kept apart, and a token sees "
+                "itself.": before & ~itself,
+                "blocks without the diagonal: a token sees itself, and none that comes later.": same & ~itself,
+                "True and False are exchanged: True is where a token may look.": ~right,
+                "True and False are exchanged, and it is one triangle over the whole row.": ~before,
+                "only other examples are seen: it is the own one that a token may look at.": ~same,
+                "of earlier tokens those of other examples are seen: it is the own one's that should be.": before
+                & ~same,
+                "each token sees itself alone; it may see those before it in its example too.": itself,
+                "of other examples none is seen: yours lets a token see the example before its own too.": (
+                    before & (example[:, None] - example <= 1)
+                ),
+                "an example's first token sees the last one before it: the cut is one place too early.": (
+                    right | np.eye(tokens, k=-1, dtype=bool)
+                ),
+            },
+            tolerance=0,
+            otherwise=_first_fault(got, right, example),
+        )
+    return "A wrong grid raises no error: the loss is then one of rows that nobody will ask the model about."
+
+
+def _first_fault(got: np.ndarray, right: np.ndarray, example: np.ndarray) -> str:
+    """The first place in which the grid is wrong, in words."""
+    wrong = np.argwhere(got != right)
+    if not len(wrong):
+        return ""
+    i, j = (int(n) for n in wrong[0])
+    if not got[i, j]:
+        why = "which is itself" if i == j else "which comes before it in the same example"
+        return f"token {i} (the first is 0) does not see token {j}, {why}: it may."
+    why = "comes later" if j > i else "is of another example"
+    return f"token {i} (the first is 0) sees token {j}, which {why}: it may not."
 
 
 @exercise(

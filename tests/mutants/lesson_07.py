@@ -175,6 +175,157 @@ def fraction_of_an_epoch(examples, batch, epochs):
     return examples / batch
 
 
+# --- may_see -------------------------------------------------------------------------------------------------------
+
+
+def _example(lengths):
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+
+
+@right("may_see")
+def by_blocks(lengths):
+    example = _example(lengths)
+    return (example[:, None] == example).tril()
+
+
+@right("may_see")
+def by_two_loops(lengths):
+    example = [k for k, length in enumerate(lengths) for _ in range(length)]
+    return [[j <= i and example[j] == example[i] for j in range(len(example))] for i in range(len(example))]
+
+
+@right("may_see")
+def by_slices(lengths):
+    grid, at = np.zeros((sum(lengths), sum(lengths))), 0
+    for length in lengths:
+        grid[at : at + length, at : at + length] = np.tri(length)
+        at += length
+    return grid
+
+
+@right("may_see")
+def by_block_diag(lengths):
+    return torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
+
+
+@right("may_see")
+def by_places(lengths):
+    places = torch.tensor([place for length in lengths for place in range(length)])
+    here = torch.arange(len(places))
+    return (here[:, None] >= here) & (here[:, None] - places[:, None] <= here)
+
+
+@wrong("may_see", says="one triangle over the whole row: each example")
+def causal_alone(lengths):
+    return torch.ones(sum(lengths), sum(lengths)).tril().bool()
+
+
+@wrong("may_see", says="whole blocks")
+def blocks_alone(lengths):
+    example = _example(lengths)
+    return example[:, None] == example
+
+
+@wrong("may_see", says="all see all")
+def nothing_cut(lengths):
+    return np.ones((sum(lengths), sum(lengths)), dtype=bool)
+
+
+@wrong("may_see", says="the other half of each triangle")
+def triu_for_tril(lengths):
+    example = _example(lengths)
+    return (example[:, None] == example).triu()
+
+
+@wrong("may_see", says="the other half, and over the whole row")
+def causal_alone_turned(lengths):
+    return np.triu(np.ones((sum(lengths), sum(lengths))))
+
+
+@wrong("may_see", says="the diagonal is True")
+def not_itself(lengths):
+    example = _example(lengths)
+    return (example[:, None] == example).tril(-1)
+
+
+@wrong("may_see", says="True and False are exchanged: True is where")
+def masked_out(lengths):
+    example = _example(lengths)
+    return ~(example[:, None] == example).tril()
+
+
+@wrong("may_see", says="exchanged, and it is one triangle")
+def pytorch_causal_mask(lengths):
+    return torch.ones(sum(lengths), sum(lengths), dtype=torch.bool).triu(1)
+
+
+@wrong("may_see", says="only other examples are seen")
+def not_equal(lengths):
+    example = _example(lengths)
+    return example[:, None] != example
+
+
+@wrong("may_see", says="it is the own one's that should be")
+def not_equal_and_earlier(lengths):
+    example = _example(lengths)
+    return (example[:, None] != example).tril()
+
+
+@wrong("may_see", says="sees itself alone")
+def diagonal_alone(lengths):
+    return torch.eye(sum(lengths))
+
+
+@wrong("may_see", says="lets a token see the example before its own")
+def one_example_too_many(lengths):
+    example = _example(lengths)
+    return (example[:, None] - example <= 1).tril()
+
+
+@wrong("may_see", says="one place too early")
+def slices_one_too_early(lengths):
+    grid, at = np.zeros((sum(lengths), sum(lengths))), 0
+    for length in lengths:
+        grid[at : at + length, max(0, at - 1) : at + length] = 1
+        at += length
+    return np.tril(grid) * np.triu(np.ones_like(grid), -1) + np.tril(by_slices(lengths), -2)
+
+
+@wrong("may_see", says="which comes before it in the same example")
+def first_and_itself(lengths):
+    example = np.repeat(np.arange(len(lengths)), lengths)
+    begins = np.r_[True, example[1:] != example[:-1]]
+    return np.array(by_slices(lengths), dtype=bool) & (begins[None] | np.eye(len(example), dtype=bool))
+
+
+@wrong("may_see", says="which is of another example")
+def the_first_example_for_all(lengths):
+    example = _example(lengths)
+    return ((example[:, None] == example) | (example == 0)).tril()
+
+
+@wrong("may_see", says="holds True and False")
+def numbers_of_examples(lengths):
+    example = _example(lengths)
+    return ((example[:, None] == example) * (example + 1)).tril()
+
+
+@wrong("may_see", says="not finite")
+def as_attention_adds_it(lengths):
+    example = _example(lengths)
+    return torch.zeros(len(example), len(example)).masked_fill(~(example[:, None] == example).tril(), -math.inf)
+
+
+@wrong("may_see", says="it should be [9, 9]")
+def a_grid_of_examples(lengths):
+    return np.tri(len(lengths))
+
+
+@wrong("may_see", says="it should be [9, 9]", plain=True)
+def a_row(lengths):
+    return [n for length in lengths for n in range(length)]
+
+
 # --- answer_only ---------------------------------------------------------------------------------------------------
 
 
