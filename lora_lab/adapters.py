@@ -59,6 +59,7 @@ __all__ = [
     "status",
     "trainable_parameters",
 ]
+LARGEST_RANK = 1000  # or 16 times the larger side of the matrix; a file may ask for anything
 
 
 def add_adapter(model: nn.Module, config: LoraConfig, name: str = "default") -> nn.Module:
@@ -81,6 +82,7 @@ def install(model: nn.Module, config: LoraConfig, name: str, trainable: bool, st
     _check_addable(model, record, config, name)
     targets, complaints = find_targets(model, config, strict)
     saved = find_saved(model, config, strict)
+    check_ranks(targets, config)
     if config.init_lora_weights == "pissa":
         check_pissa(targets, config)
     if record is not None:
@@ -139,6 +141,14 @@ def _check_apart(record: Record, targets: dict[str, nn.Module], saved: dict[str,
         inside = next((p for p in (*record.layers, *record.saved) if p != path and p.startswith(f"{path}.")), None)
         if path in record.layers or inside is not None:
             raise ValueError(f"'{path}' cannot be saved whole: another adapter is on '{inside or path}'")
+
+
+def check_ranks(targets: dict[str, nn.Module], config: LoraConfig) -> None:
+    """Raises ValueError for a rank far beyond any use, before memory is taken for it."""
+    for path, module in targets.items():
+        if (rank := config.rank_for(path)) > max(LARGEST_RANK, 16 * max(module.weight.shape[:2])):
+            size = list(module.weight.shape)
+            raise ValueError(f"rank {rank} at '{path}', whose weight is {size}: no adapter is that large")
 
 
 def check_pissa(targets: dict[str, nn.Module], config: LoraConfig) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lora_lab.adapters import check_pissa
+from lora_lab.adapters import check_pissa, check_ranks
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean
 from lora_lab.layers import LoraConv1D, LoraEmbedding, LoraLayer, layer_class
 from lora_lab.matching import find_saved, find_targets, original_modules, shortest_names
@@ -23,7 +23,6 @@ from lora_lab.record import Record, scaled_config
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-LARGEST_RANK = 16  # times the larger side of a matrix: a file that asks for more is refused before memory is taken
 # What peft can ask for and this package does not build. Loading such a file as plain LoRA would be silently wrong.
 NOT_BUILT = {
     "lora_bias": "a bias in B",
@@ -200,6 +199,7 @@ def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
     Raises ValueError where nothing matches, where PiSSA cannot start, and for a rank far beyond any use.
     """
     targets, _ = find_targets(model, config, strict=False)
+    check_ranks(targets, config)
     if config.init_lora_weights == "pissa":
         check_pissa(targets, config)
     found: dict[str, Tensor] = {}
@@ -210,8 +210,6 @@ def expected_tensors(model: nn.Module, config: LoraConfig) -> dict[str, Tensor]:
     for path, module in targets.items():
         layer, rank, weight = layer_class(module), config.rank_for(path), module.weight
         first, second, *kernel = weight.shape
-        if rank > LARGEST_RANK * max(first, second):
-            raise ValueError(f"rank {rank} at '{path}', whose weight is {list(weight.shape)}: no adapter is that large")
         dtype = torch.promote_types(weight.dtype, torch.float32)  # as `LoraLayer.adapter_dtype`
         into, out = (second, first) if layer.stored_as_out_in else (first, second)
         key_a, key_b = matrix_keys(path, layer)

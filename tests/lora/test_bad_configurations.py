@@ -14,6 +14,7 @@ from lora_lab.adapters import (
 )
 from lora_lab.config import LoraConfig
 from lora_lab.merging import unload
+from lora_lab.storage import load_adapter, save_adapter
 from tests.lora.tiny import randomize, tiny
 from tests.lora.two import Two, X, plain_warnings, refused
 
@@ -44,6 +45,22 @@ def test_row_B_rank_above_what_the_layer_can_use_warns_and_works():
     with pytest.warns(UserWarning, match=r"rank 1000 is more than lin0 can use: min\(32, 16\) = 16.*48,000 .*has 512"):
         model = add_adapter(Two(), LoraConfig(rank=1000, target_modules=("lin0",)))
     assert torch.equal(model(X), Two()(X))
+
+
+def test_row_B2_what_can_be_added_can_be_read_again_and_the_rest_is_refused_at_once(tmp_path):
+    """A fine-tune reads its best checkpoint at the end: a rank that the file's reader refuses would lose the run."""
+    for rank in (1000, 10**9):
+        config, model = LoraConfig(rank=rank, target_modules=("lin0",)), Two()
+        if rank == 10**9:
+            with pytest.raises(
+                ValueError, match=r"rank 1000000000 at 'lin0', whose weight is \[32, 16\]: no adapter is"
+            ):
+                add_adapter(model, config)
+            assert list(model.state_dict()) == list(Two().state_dict())
+            continue
+        with pytest.warns(UserWarning, match="rank 1000 is more"):
+            save_adapter(add_adapter(model, config), tmp_path)
+            assert torch.equal(load_adapter(Two(), tmp_path)(X), model(X))
 
 
 def test_row_C_alpha_zero():
