@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lora_lab import families, models, packing, training_setup
+from lora_lab import finetune as finetune_module
 from lora_lab.finetune import finetune
 from lora_lab.layers import LoraLinear
 from lora_lab.merging import merge
@@ -23,6 +24,14 @@ TOKENS = torch.arange(2, 42)[None]
 # Each changes how the same numbers are computed, not which.
 SAME = {"loss_chunk": 40, "checkpointing": True, "fused": True}
 OTHER = {"packing": True, "quantise": "nf4"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_samples():
+    """What is written before and after is of no interest here, and takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_module, "SAMPLE_TOKENS", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
