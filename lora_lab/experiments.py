@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lora_lab import whole_file
+from lora_lab import __version__, whole_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,8 @@ def provenance(name: str, seed: int, seconds: float, options: str = "") -> dict:
         "seconds": round(seconds, 1),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "lora-lab")},
+        | {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        | {"lora-lab": __version__},  # a checkout may never have been installed
         "base_model_sha256": hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest(),
     }
 

@@ -119,11 +119,14 @@ def test_the_recorded_dial_does_what_the_lesson_says():
 
 
 def test_recorded_files_are_the_sweeps_there_are():
-    of_tests = {"conformance", "bench"}  # which tests/conformance and tests/bench write
+    of_tests = {"conformance", "bench", "gpu"}  # which tests/conformance and tests/bench write
     names = {path.stem for path in experiments.FOLDER.glob("*.json")} - of_tests
-    assert names == {*sweeps.PLANS, *sweeps.MEASUREMENTS}
+    large = {f"{name}_large" for name in sweeps.PLANS}  # there once a GPU was to be had
+    assert names - large == {*sweeps.PLANS, *sweeps.MEASUREMENTS}
     for name in names:
         result = experiments.recorded(name)  # which checks its header and rows
-        assert result["sweep"] == name and result["command"] == f"python -m lora_lab sweep {name} --seed 0"
+        plain = name.removesuffix("_large")
+        assert result["sweep"] == plain
+        assert result["command"] == f"python -m lora_lab sweep {plain} --seed 0{' --large' * (name in large)}"
         assert result["base_model_sha256"] == experiments.recorded("dial")["base_model_sha256"]
         assert (experiments.FOLDER / f"{name}.json").stat().st_size < 400_000, "small files only"

@@ -13,7 +13,8 @@ from .sizes import Sizes
 
 QV = Adapter("q_proj,v_proj", 8)
 FULL = {  # what -> (the key of memory.WAYS, weights in float32 under autocast)
-    "full, float32 weights under autocast": ("full-autocast", True),
+    # Checkpointed, autocast's bfloat16 copies live as long as a block's backward pass, so "full-autocast" is too much.
+    "full, float32 weights under autocast": ("full-float32", True),
     "full, all of it bfloat16": ("full-bf16", False),
 }
 
@@ -24,12 +25,12 @@ def specs(sizes: Sizes) -> list[Spec]:
     small = replace(PLAIN, what="ours fused layer, checkpointing", fused=True, checkpointing=True)
     ways = [(QV, small)]
     ways += [(Adapter("all-linear", rank), replace(PLAIN, what="ours fused layer", fused=True)) for rank in sizes.ranks]
-    ways += [(QV, replace(small, what="ours fused layer, NF4 base, checkpointing", nf4="ours", about=40))]
+    ways += [(QV, replace(small, what="ours fused layer, NF4 base, checkpointing", nf4="ours", about=25))]
     for adapter, way in ways:
         make = partial(side_by_side.measure, model=model, adapter=adapter, way=way, steps=sizes.short_steps)
         found.append(Spec(f"B/{model}/{adapter.targets}/r{adapter.rank}/{way.what}", way.about, make))
     for what in FULL:
-        found.append(Spec(f"B/{model}/{what}", 30, partial(full, model=model, what=what)))
+        found.append(Spec(f"B/{model}/{what}", 20, partial(full, model=model, what=what)))
     return found
 
 
@@ -64,8 +65,8 @@ def full(b: Bench, model: str, what: str) -> dict:
                 "peak_memory": card.peak_memory(b.device),
                 "memory_predicted": b.predicted(model, how, None, checkpointing=True),
                 "losses": got.losses,
+                "more": {"first_step": got.first},
             }
         )
     finally:
-        del network
-        b.drop()
+        b.forget()

@@ -28,8 +28,10 @@ STORIES = "tinystories.txt"  # what is looked for in the archive of texts
 def specs(sizes: Sizes) -> list[Spec]:
     """The sweep over ranks first. A sweep that was cut off goes on where it stopped, so its time is no condition."""
     names = SWEEPS[:1] if sizes.tiny else SWEEPS
-    found = [Spec(f"D/sweep {name}", 60, partial(sweep, name=name), turn=1 + (name != "rank")) for name in names]
-    return [*found[:1], Spec("D/pretrain", 60, pretrained, turn=1), *found[1:]]
+    found = [
+        Spec(f"D/sweep {name}", 60, partial(sweep, name=name), turn=6 + (name != "rank"), open=True) for name in names
+    ]
+    return [*found[:1], Spec("D/pretrain", 60, pretrained, turn=6, open=True), *found[1:]]
 
 
 def sweep(b: Bench, name: str) -> dict:

@@ -23,6 +23,7 @@ class Spec:
     """A row to be: id, about how many seconds it takes on an H100, and what measures it; turn 1 comes before turn 2.
 
     again: measured once in each process that measures anything of its group, as what the group is compared with.
+    open: takes all the time there is, and goes on in another run.
     """
 
     id: str
@@ -31,10 +32,14 @@ class Spec:
     turn: int = 1
     group: str = ""
     again: bool = False
+    open: bool = False
 
     @property
     def part(self) -> str:
         return self.id.split("/")[0]
+
+
+SLACK = 2**29  # bytes: what libraries keep for themselves, cuBLAS above all, is no leak
 
 
 class Unfinished(RuntimeError):
@@ -55,16 +60,31 @@ class Bench:
     _kept: tuple | None = None
 
     def network(self, model: str, nf4: str = "") -> torch.nn.Module:
-        """The frozen model, made anew only where it is another one than the last."""
+        """The frozen model, made anew only where it is another one than the last; the peak counts from here on.
+
+        Raises RuntimeError where something of an earlier row is still in memory: no peak would be true any more.
+        """
         if self._kept is None or self._kept[0] != (model, nf4):
             self.drop()
-            self._kept = ((model, nf4), build.base(model, self.sizes, self.device, nf4))
+            network = build.base(model, self.sizes, self.device, nf4)
+            self._kept = ((model, nf4), network, sum(p.nbytes for p in (*network.parameters(), *network.buffers())))
+        card.clean(self.device)
+        self._check(self._kept[2])
         return self._kept[1]
 
-    def drop(self) -> None:
-        """Forget the model, and give its memory back."""
+    def forget(self) -> None:
+        """Keep the model no longer: for what has changed it."""
         self._kept = None
+
+    def drop(self) -> None:
+        """Forget the model, and give its memory back. Raises RuntimeError where that cannot be."""
+        self.forget()
         card.clean(self.device)
+        self._check(0)
+
+    def _check(self, wanted: int) -> None:
+        if (more := card.held(self.device) - wanted) > SLACK:
+            raise RuntimeError(f"{more / 1e9:.1f} GB of earlier rows are still in memory")
 
     def shape(self, model: str) -> shapes.Shape:
         """The model's shape: what is predicted from."""

@@ -50,6 +50,11 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def held(device: torch.device) -> int:
+    """Bytes that tensors take right now; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
 def clean(device: torch.device) -> None:
     """Give back what nobody refers to, and begin to count the peak anew."""
     gc.collect()
@@ -64,8 +69,10 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def did_not_fit(error: BaseException) -> bool:
-    """Whether `error` says that memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower()
+    """Whether `error` says that memory ran out: torch's own, a library's, or what torch says where NVML is closed."""
+    said = str(error).lower()
+    closed = "nvml" in said and "cachingallocator" in said
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "alloc_failed" in said or closed
 
 
 def times(call: Callable[[], object], device: torch.device, count: int, least: float = 1e-3) -> list[float]:

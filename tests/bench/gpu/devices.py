@@ -21,7 +21,10 @@ def specs(sizes: Sizes) -> list[Spec]:
     cards = torch.cuda.device_count()
     if cards < 2 or sizes.tiny:
         return []
-    return [Spec(f"E/{cards} cards/{what}", 60, partial(finetuned, what=what, cards=cards)) for what in WAYS]
+    return [
+        Spec(f"E/{cards} cards/{what}", 60, partial(finetuned, what=what, cards=cards), turn=4, open=True)
+        for what in WAYS
+    ]
 
 
 def finetuned(b: Bench, what: str, cards: int) -> dict:

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import sys
 import threading
 import time
 import traceback
@@ -21,13 +22,16 @@ from .bench import Bench, Spec, Unfinished
 from .journal import Journal, now
 
 LATE = 30  # seconds after the limit, when a row that hangs is left behind with the whole process
+HANGS = 60  # seconds beyond three times what a row is said to take, likewise
+LAST = 9  # the turn of what went wrong once
+LOST = 3  # the status of a process that left a row behind, or a device that answers no more: a new one goes on
 
 
-def order(specs: Sequence[Spec], done: set[str]) -> list[Spec]:
-    """What is to be done, turn by turn; a baseline with whatever is compared to it."""
-    due = []
-    for turn in sorted({s.turn for s in specs}):
-        chosen = {s.id for s in specs if not s.again and s.turn == turn and s.id not in done}
+def order(specs: Sequence[Spec], done: set[str], tried: set[str] = frozenset()) -> list[Spec]:
+    """What is to be done, turn by turn; a baseline with whatever is compared to it. What was `tried` in vain waits."""
+    due, turns = [], {s.id: LAST if s.id in tried else s.turn for s in specs}
+    for turn in sorted(set(turns.values())):
+        chosen = {s.id for s in specs if not s.again and turns[s.id] == turn and s.id not in done}
         groups = {s.group for s in specs if s.id in chosen}
         due += [s for s in specs if s.id in chosen or (s.again and s.group in groups)]
     return due
@@ -36,33 +40,38 @@ def order(specs: Sequence[Spec], done: set[str]) -> list[Spec]:
 def run(specs: Sequence[Spec], bench: Bench, journal: Journal, minutes: float, say=print) -> int:
     """Do what is due until the time is over; how many rows are left for another run.
 
-    A row is not begun when it would take longer than what is left. One that goes on past the limit ends the process
-    (status 3): the rows before it are in the file, and so is the fact that it was begun.
+    A row is not begun when it would take longer than what is left, nor one whose baseline this process has not. One
+    that hangs ends the process (status LOST), and so does a device that answers no more: the rows before it are in the
+    file, and so is the fact that it was begun.
     """
     end = time.monotonic() + 60 * minutes
     bench.until = end
-    left, due = 0, order(specs, journal.done())
+    left, due = 0, order(specs, journal.done(), journal.tried())
     for spec in due:
-        rest = end - time.monotonic()
-        if rest < spec.about * bench.sizes.pace:
+        start = time.monotonic()
+        alone = spec.group and not spec.again and f"{spec.group}/{recorded.BASELINE}" not in bench.lately
+        if alone or end - start < spec.about * bench.sizes.pace:
             left += not spec.again
             continue
         journal.add("start", id=spec.id, at=now())
-        start = time.perf_counter()
-        with _watched(end + LATE, spec.id, journal, say):
-            row = one(spec, bench)
-        row["more"] = (row["more"] or {}) | {"spent": round(time.perf_counter() - start, 1)}
+        latest = end + LATE if spec.open else min(end + LATE, start + 3 * spec.about + HANGS)
+        with _watched(latest, spec.id, journal, say):
+            row, sound = one(spec, bench)
+        row["more"] = (row["more"] or {}) | {"spent": round(time.monotonic() - start, 1)}
         journal.add("row", **row)
         bench.lately[spec.id] = row
         left += row["status"] == "unfinished"
         say(line(row))
+        if not sound:
+            say("the device is not as it was before: this process ends here")
+            _leave()
     if left:
         say(f"{left} rows are left, the first of them as --list says: run the same command again to go on")
     return left
 
 
-def one(spec: Spec, bench: Bench) -> dict:
-    """The row of `spec`, whatever happens: every field of a row, None where there is nothing to say."""
+def one(spec: Spec, bench: Bench) -> tuple[dict, bool]:
+    """The row of `spec`, whatever happens, with every field of a row; and whether others can follow in this process."""
     row = dict.fromkeys(recorded.FIELDS) | {"id": spec.id, "part": spec.part, "at": now()}
     row["card"] = card.name(bench.device)
     try:
@@ -76,9 +85,12 @@ def one(spec: Spec, bench: Bench) -> dict:
         row |= {"status": "failed" if fits else "did not fit"}
         row["reason"] = f"{type(error).__name__}: {str(error).strip()[:300]}{where}"
     if row["status"] != "ok":
-        with contextlib.suppress(Exception):  # what the error held on to is free only now
+        try:  # what the error held on to is free only now
             bench.drop()
-    return row
+            card.wait(bench.device)
+        except Exception:  # a kernel that failed takes all that follow with it
+            return row, False
+    return row, True
 
 
 @contextlib.contextmanager
@@ -87,8 +99,8 @@ def _watched(until: float, name: str, journal: Journal, say):
 
     def end() -> None:
         journal.add("late", id=name, at=now())
-        say(f"{name} went on past the limit: this process ends here; run the same command again to go on")
-        os._exit(3)
+        say(f"{name} went on for too long: this process ends here")
+        _leave()
 
     timer = threading.Timer(max(1.0, until - time.monotonic()), end)
     timer.daemon = True
@@ -97,6 +109,11 @@ def _watched(until: float, name: str, journal: Journal, say):
         yield
     finally:
         timer.cancel()
+
+
+def _leave() -> None:
+    sys.stdout.flush()
+    os._exit(LOST)  # whatever hangs would hang at an ordinary end too
 
 
 def line(row: dict) -> str:

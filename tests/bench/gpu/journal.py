@@ -42,10 +42,17 @@ class Journal:
 
     def done(self) -> set[str]:
         """Ids with a final answer: measured, found not to fit, or failed so often that it is one."""
+        final = {name for name, row in newest(self.lines).items() if row["status"] in ("ok", "did not fit")}
+        return final | {name for name, count in self._tries().items() if count >= TRIES}
+
+    def tried(self) -> set[str]:
+        """Ids that went wrong once or more."""
+        return set(self._tries())
+
+    def _tries(self) -> Counter:
         tries = lost(self.lines)
         tries.update(line["id"] for line in self.lines if line["kind"] == "row" and line["status"] == "failed")
-        final = {name for name, row in newest(self.lines).items() if row["status"] in ("ok", "did not fit")}
-        return final | {name for name, count in tries.items() if count >= TRIES}
+        return tries
 
 
 def newest(lines: Sequence[dict]) -> dict[str, dict]:

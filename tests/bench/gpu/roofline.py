@@ -32,7 +32,7 @@ def specs(sizes: Sizes) -> list[Spec]:
     model, found = sizes.models[0], []
 
     def add(name: str, make, about: float = 0.5, **fixed) -> None:
-        found.append(Spec(f"C/{model}/{name}", about, partial(make, model=model, **fixed)))
+        found.append(Spec(f"C/{model}/{name}", about, partial(make, model=model, **fixed), turn=3))
 
     for name, tokens in itertools.product(("q_proj", "up_proj", "down_proj", "head"), sizes.tokens):
         add(f"W x, {name}, {tokens} tokens", product, matrix=name, tokens=tokens)
@@ -157,7 +157,6 @@ def autocast(b: Bench):
 def profiled(b: Bench, model: str, what: str) -> dict:
     """Shares of a LoRA step's time on the device by what it is spent on, from torch's profiler."""
     network = b.network(model)
-    card.clean(b.device)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if b.device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -226,17 +225,18 @@ def kind_of(operation: str, sizes: set, vocabulary: int) -> str:
         return "attention"
     if "adam" in operation:
         return "optimizer"
+    # The token embedding has the vocabulary's size as well.
+    if operation in ("copy_", "_to_copy", "clone", "contiguous", "cat", "embedding", "index_select"):
+        on_logits = vocabulary in sizes and operation not in ("embedding", "index_select")
+        return "loss" if on_logits else "casts and copies"
     if any(word in operation for word in ("log_softmax", "nll_loss", "logsumexp")) or vocabulary in sizes:
         return "loss"
-    if operation in ("copy_", "_to_copy", "clone", "contiguous", "cat"):
-        return "casts and copies"
     return "elementwise"
 
 
 def decode(b: Bench, model: str, batch: int, what: str) -> dict:
     """Seconds for one more token of each of `batch` texts, the keys and values of the tokens before kept."""
     network = b.network(model)
-    card.clean(b.device)
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(network.config.vocab_size, (batch, b.sizes.context), generator=draw).to(b.device)
     with contextlib.ExitStack() as stack:
@@ -248,7 +248,7 @@ def decode(b: Bench, model: str, batch: int, what: str) -> dict:
         found = continued(b, network, ids, b.sizes.repeats + 3)
         peak = card.peak_memory(b.device)
     if what == "merged":  # its weights are other tensors now
-        b.drop()
+        b.forget()
     row = card.summary(found[3:])  # the first reads the whole context
     row |= {"what": f"decode, {what}", "model": model, "rows": batch, "targets": WIDE.targets, "rank": WIDE.rank}
     return row | {"tokens_per_second": batch / row["seconds"], "peak_memory": peak}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+START = time.monotonic()  # the imports count towards the minutes
 HERE = Path(__file__).resolve().parent
 # The package beside this file, and the course: neither has to be installed.
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent.parent)]
@@ -20,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 PARTS = {"A": "side_by_side", "B": "bars", "C": "roofline", "D": "base_model", "E": "devices"}
 
 LEFT = 4  # the status that says: run it again
+RESTARTS = 6  # times that a process which was lost is followed by another
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="part D: runs of a sweep at a time")
     p.add_argument("--list", action="store_true", help="print the rows that are due, and about how long each takes")
     p.add_argument("--tiny", action="store_true", help="tiny models on the CPU: does every line of this run?")
+    p.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)  # the process that `supervised` starts
     p.add_argument("--collect", type=Path, nargs="+", metavar="FOLDER", help="make one record of these folders' rows")
     p.add_argument("--record", type=Path, help="with --collect: where to (default: the package's recorded result)")
     return p
@@ -49,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         return collect.main(args.collect, args.record)
     if args.out is None and not args.list:
         p.error("--out FOLDER is needed: everything is written there")
+    if not (args.list or args.worker):
+        return supervised(sys.argv[1:] if argv is None else argv, args.minutes)
     import importlib
 
     import torch
@@ -69,9 +76,24 @@ def main(argv: list[str] | None = None) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         p.error(f"torch {torch.__version__} sees no CUDA GPU; --tiny tries everything out on the CPU")
     log = journal.Journal(args.out, args.earlier)
-    log.add("run", **engine.provenance(device, size, sys.argv[1:] if argv is None else argv))
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--worker"]
+    log.add("run", **engine.provenance(device, size, words))
     b = bench.Bench(device, size, args.out.resolve(), args.text, max(1, args.workers))
-    return LEFT if engine.run(specs, b, log, args.minutes) else 0
+    return LEFT if engine.run(specs, b, log, args.minutes - (time.monotonic() - START) / 60) else 0
+
+
+def supervised(words: list[str], minutes: float) -> int:
+    """The rows in a process of their own, and another one where that is lost: a row that hangs, a card that is upset.
+
+    Nothing heavy is imported here, so that this process outlives whatever happens in the other.
+    """
+    for _ in range(RESTARTS):
+        rest = minutes - (time.monotonic() - START) / 60
+        status = subprocess.call([sys.executable, str(HERE / "run.py"), *words, "--minutes", str(rest), "--worker"])
+        if status in (0, 2, LEFT) or rest < 1.5:
+            break
+        print(f"the process ended with status {status}: another one goes on", flush=True)
+    return status
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ class Way:
     nf4: str = ""  # whose 4-bit base: "ours" or "bitsandbytes"
     autocast: bool = True
     lengths: str = ""  # "padded" or "packed": examples of many lengths, instead of full rows
-    about: float = 12
-    turn: int = 3  # 1: of every group; 2: of the first group, early; 3: when all else is there
+    about: float = 10
+    turn: int = 3  # 1: of every group; 2: of the first group, early; 3: of the first group late, then of the others
 
 
 PLAIN = Way("ours plain", turn=1)
@@ -44,24 +44,24 @@ WAYS = (
     PLAIN,
     replace(PLAIN, what="ours fused layer", fused=True, turn=2),
     BEST,
-    replace(BEST, what="ours fused layer + chunked logits + compile", compile=True, about=60),
-    replace(PLAIN, what="ours chunked logits + compile", chunk=True, compile=True, about=60, turn=2),
-    replace(BEST, what="ours fused layer + chunked logits + bf16 adapters", half=True, turn=2),
-    Way("ours compile", compile=True, about=60),
+    replace(BEST, what="ours fused layer + chunked logits + compile", compile=True, about=50),
     Way("ours chunked logits", chunk=True),
-    Way("ours bf16 adapters", half=True),
     Way("ours checkpointing", checkpointing=True),
-    Way("ours AdamW not fused", optimizer="adamw_torch"),
-    Way("ours NF4 base", nf4="ours", about=40),
-    Way("ours NF4 base, fused layer + chunked logits + checkpointing", nf4="ours", fused=True, chunk=True,
-        checkpointing=True, about=40),
+    Way("ours bf16 adapters", half=True),
     Way("ours mixed lengths, padded", lengths="padded"),
     Way("ours mixed lengths, packed", lengths="packed"),
-    Way("ours NF4 base by bitsandbytes", nf4="bitsandbytes", about=40),
-    Way("peft bf16 adapters", "peft", half=True),
-    Way("peft compile", "peft", compile=True, about=60),
+    Way("ours chunked logits + compile", chunk=True, compile=True, about=50),
+    Way("peft compile", "peft", compile=True, about=50),
     Way("peft checkpointing", "peft", checkpointing=True),
-    Way("peft without autocast", "peft", autocast=False, about=30),
+    Way("peft bf16 adapters", "peft", half=True),
+    replace(BEST, what="ours fused layer + chunked logits + bf16 adapters", half=True, turn=3),
+    Way("ours AdamW not fused", optimizer="adamw_torch"),
+    Way("ours compile", compile=True, about=50),
+    Way("peft without autocast", "peft", autocast=False, about=20),
+    Way("ours NF4 base", nf4="ours", about=25),
+    Way("ours NF4 base, fused layer + chunked logits + checkpointing", nf4="ours", fused=True, chunk=True,
+        checkpointing=True, about=30),
+    Way("ours NF4 base by bitsandbytes", nf4="bitsandbytes", about=25),
 )  # fmt: skip
 
 
@@ -71,14 +71,14 @@ def specs(sizes: Sizes) -> list[Spec]:
     for model in sizes.models:
         for targets, rank in GROUPS:
             group, first = f"A/{model}/{targets}/r{rank}", (model, targets) == (sizes.models[0], GROUPS[0][0])
-            turns = {1: 1 if model == sizes.models[0] else 2, 2: 1 if first else 4, 3: 3 if first else 4}
+            turns = {1: 1 if model == sizes.models[0] else 2, 2: 1 if first else 5, 3: 4 if first else 5}
             # Once more at the end: what the card's heat or a neighbour changed meanwhile shows here.
             again = replace(WAYS[0], what=AGAIN)
             for way in (*(w for w in WAYS if not w.nf4), again, *(w for w in WAYS if w.nf4)):
                 if way.nf4 == "bitsandbytes" and not importlib.util.find_spec("bitsandbytes"):
                     continue
                 make = partial(measure, model=model, adapter=Adapter(targets, rank), way=way, group=group)
-                if sizes.tiny and not first and way.turn > 1:
+                if sizes.tiny and not first and (way.turn > 1 or model != sizes.models[0] and rank != 16):
                     continue  # the first group has tried it
                 baseline = way.what in (BASELINE, AGAIN)
                 found.append(Spec(f"{group}/{way.what}", way.about, make, turns[way.turn], group, baseline))
@@ -89,7 +89,6 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
     """One row: losses, time and memory of the steps; beside the group's baseline where this process has it."""
     steps = steps or b.sizes.steps
     network = b.network(model, way.nf4)
-    card.clean(b.device)
     with build.adapted(network, adapter, way.side, way.half) as trained, contextlib.ExitStack() as stack:
         if way.side == "ours":
             fused.fuse(network, way.fused)
@@ -120,7 +119,7 @@ def measure(b: Bench, model: str, adapter: Adapter, way: Way, group: str = "", s
     if way.lengths:  # other rows: only what is no padding counts, and nothing is compared with peft's full ones
         read = sum(len(example["input_ids"]) for example in data) / len(data) * b.sizes.rows
         row |= {"tokens_per_second": read / row["seconds"] if row["seconds"] else None, "flops": None, "mfu": None}
-    row |= {"peak_memory": peak, "losses": got.losses, "more": {"trainable": trainable}}
+    row |= {"peak_memory": peak, "losses": got.losses, "more": {"trainable": trainable, "first_step": got.first}}
     try:
         row["memory_predicted"] = predicted(b, model, adapter, way)
     except Exception as error:  # what was measured counts, whatever is said of it
@@ -145,7 +144,7 @@ def against(row: dict, baseline: dict | None) -> dict:
     """How a row compares with peft's default: speed, memory, and the largest difference of a loss."""
     if baseline is None or baseline["status"] != "ok":
         return {}
-    pairs = list(zip(row["losses"], baseline["losses"], strict=False))
+    pairs = list(zip(row["losses"], baseline["losses"], strict=True))
     return {
         "ratio": _over(row["tokens_per_second"], baseline["tokens_per_second"]),
         "memory_ratio": _over(row["peak_memory"], baseline["peak_memory"]),

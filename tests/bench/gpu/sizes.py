@@ -70,7 +70,7 @@ TINY = replace(
     copy=2**16,
     chunk=16,
     pretrain_tokens=8192,
-    sweep_seconds=3.0,
+    sweep_seconds=1.0,
     backend="eager",
     pace=0.05,
 )

@@ -10,14 +10,19 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from . import card
+from .bench import Unfinished
 
 
 @dataclass
 class Trained:
-    """losses: of each step; seconds: of each after the first `warm_up`, from the end of the one before to its own."""
+    """losses: of each step; seconds: of each after the first `warm_up`, from the end of the one before to its own.
+
+    first: seconds of the first step, compilation and all.
+    """
 
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    first: float | None = None
 
 
 class _Recording(Trainer):
@@ -33,7 +38,10 @@ class _Clock(TrainerCallback):
     """Notes when each step ended, and ends the training where its time is over."""
 
     def __init__(self, device: torch.device, until: float) -> None:
-        self.device, self.until, self.ends = device, until, []
+        self.device, self.until, self.ends, self.begun = device, until, [], 0.0
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        self.begun = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_) -> None:
         card.wait(self.device)
@@ -61,7 +69,10 @@ def train(
     until: float = float("inf"),
     collator=collate,
 ) -> Trained:
-    """`steps` steps on batches of `rows` examples in a fixed order; fewer where time.monotonic() passes `until`."""
+    """`steps` steps on batches of `rows` examples in a fixed order.
+
+    Raises Unfinished where time.monotonic() passes `until` before the last: a few steps are no result.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -76,6 +87,7 @@ def train(
             data_seed=0,
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,  # looks at each loss, for which the device must be waited for
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -88,7 +100,11 @@ def train(
         clock = _Clock(device, until)
         trainer.add_callback(clock)
         trainer.train()
+    if len(clock.ends) < steps:
+        raise Unfinished(f"{len(clock.ends)} of {steps} steps were done when the time was over")
     ends = clock.ends[max(0, warm_up - 1) :]
     return Trained(
-        [loss.item() for loss in trainer.kept], [after - before for before, after in zip(ends, ends[1:], strict=False)]
+        losses=[loss.item() for loss in trainer.kept],
+        seconds=[after - before for before, after in zip(ends, ends[1:], strict=False)],
+        first=clock.ends[0] - clock.begun,
     )
