@@ -127,8 +127,6 @@ def finetune(
         validation = encoded.validation[:CHECKED_DURING_TRAINING]
         peak = PeakMemory(place)
         network = training_setup.load(settings, place, sharding)
-        if packing:
-            check_packing(network)
         training_setup.make_trainable(network, settings)
         chunk = training_setup.loss_chunk(network, settings)
         longest = max(len(row["input_ids"]) for row in train)
@@ -138,6 +136,8 @@ def finetune(
         counts = count_parameters(network)
         counts = replace(counts, total=counts.total + numbers_stored(network))
         folder.check_room(counts.trainable)
+        if packing:  # not before all is frozen and counted: a pass leaves a part of a sharded base gathered
+            check_packing(network)
         say(_plan(settings | {"loss_chunk": chunk}, chosen, counts, predicted, notes))
 
         arguments = training_setup.arguments(settings, folder.checkpoints, place)
