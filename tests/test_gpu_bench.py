@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -54,7 +55,16 @@ version = importlib.metadata.version
 importlib.metadata.version = lambda name: version("no-" * (name == "lora-lab") + name)
 """
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "frozen")
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    """What other tests have left is not looked through at each of the collections that a row asks for."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def script(*words: str, before: str = "") -> subprocess.CompletedProcess:
