@@ -15,8 +15,8 @@ from lora_lab.adapters import adapter_names
 from lora_lab.result import Result
 
 CHECKPOINTS, SETTINGS_FILE, RESULT_FILE, PARTIAL = "checkpoints", "settings.json", "training.json", ".partial"
-# What may differ when a run is resumed: it changes neither the steps taken nor their order.
-FREE_TO_CHANGE = {"evaluate_every", "fsdp"}
+# What may differ when a run is resumed, as after "out of memory": it changes no step but in the last bits.
+FREE_TO_CHANGE = {"evaluate_every", "fsdp", "checkpointing", "loss_chunk", "fused", "compile"}
 
 
 class RunFolder:

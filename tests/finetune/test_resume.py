@@ -139,6 +139,17 @@ def test_resume_with_other_settings_is_refused(options, tmp_path, lab, monkeypat
     assert (tmp_path / "out" / "checkpoints" / "checkpoint-10").is_dir()
 
 
+def test_what_saves_memory_may_be_added_when_a_run_is_resumed(options, unbroken, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 12)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(**options, loss_chunk=0, output=tmp_path / "out", quiet=True)
+    monkeypatch.undo()
+    more = {"checkpointing": True, "loss_chunk": 30, "fused": True, "resume": True}
+    result = finetune(**options, **more, output=tmp_path / "out", quiet=True)
+    assert result.loss_after == pytest.approx(unbroken[0].loss_after, abs=1e-5)
+    assert len(result.curve) == len(unbroken[0].curve)
+
+
 def test_nothing_to_resume(options, tmp_path, unbroken, lab):
     status, _, err = lab("finetune", *flags(options), "--output", tmp_path / "out", "--resume")
     assert status == 1 and "no checkpoint there" in err and not (tmp_path / "out").exists()
