@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
@@ -38,6 +39,10 @@ def say(error: BaseException) -> str | None:
             "out of memory. Use a smaller --batch-size (with --accumulate, the training stays the same), a smaller "
             "--max-length, or --checkpointing"
         )
+    if isinstance(error, ModuleNotFoundError):
+        package = str(error.name).partition(".")[0]
+        if package != "lora_lab" and importlib.util.find_spec(package) is None:
+            return f"this needs the package {package}, which is not installed here: pip install {package}"
     if isinstance(error, (ValueError, OSError, FloatingPointError)):
         return _first_line(error)
     return None

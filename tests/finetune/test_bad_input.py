@@ -178,3 +178,20 @@ def test_a_failed_run_leaves_the_adapter_of_the_last_one(quick, lab, tmp_path, m
     before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     assert lab("finetune", *flags(quick | {"lr": 1e30}), "--output", tmp_path / "out")[0] == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_missing_package_is_named_and_a_missing_module_of_ours_stays_a_bug(lab, monkeypatch):
+    def lacking(name):
+        def main(args):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        return main
+
+    from lora_lab import generate
+
+    monkeypatch.setattr(generate, "main", lacking("no_such_package.part"))
+    status, _, err = lab("generate", "Once")
+    assert status == 1 and "needs the package no_such_package, which is not installed here: pip install" in err
+    monkeypatch.setattr(generate, "main", lacking("torch.no_such_part"))
+    status, _, err = lab("generate", "Once")
+    assert status == 70 and "Traceback" in err
