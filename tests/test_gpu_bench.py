@@ -461,7 +461,7 @@ def test_the_base_model_is_trained_from_an_archive_of_texts(tmp_path, monkeypatc
     words = [f"Once there was a cat called {a}{b}, who liked {b} {i} fish." for i in range(90) for a, b in ("Ab", "Cd")]
     (text / "tinystories.txt").write_text("\n<|endoftext|>\n".join(words), encoding="utf-8")
     (text / "childrens_classics" / "Alice.md").write_text(" ".join(words), encoding="utf-8")
-    (text / "childrens_classics" / "Peter Pan.md").write_text("All children grow up. " * 200, encoding="utf-8")
+    (text / "childrens_classics" / "Peter Pan.md").write_text("All children grow up. " * 2000, encoding="utf-8")
     with tarfile.open(tmp_path / "texts.tar.bz2", "w:bz2") as archive:
         archive.add(text, "text")
     b = bench(tmp_path / "out", pretrain_tokens=1024)
