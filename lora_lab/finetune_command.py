@@ -13,7 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="base", help="base (the embedded one, default), a folder, or a hub name")
     add("--revision", metavar="R", help="the commit, tag or branch of a hub model (default: its newest)")
-    add("--task", default="pirate", metavar="TASK-or-FILE", help="pirate (default), code, query, a .txt, .jsonl or .json file")
+    add("--task", default="pirate", metavar="TASK", help="pirate (default), code, query, a .txt, .jsonl or .json file")
     add("--method", default="lora", choices=("lora", "full"), help="an adapter (default) or every parameter")
     add("--rank", type=int, default=8, help="inner size of the adapter (default: 8)")
     add("--alpha", type=float, default=16, help="the update is multiplied by alpha / rank (default: 16)")
