@@ -253,7 +253,7 @@ def test_an_adapter_of_ours_is_served(served):
         ({"tensors": lambda t: {k: x[..., None, None].contiguous() for k, x in t.items()}}, "has 4 dimensions"),
         ({"tensors": lambda t: {k: torch.cat([x, x]) if "A" in k else x for k, x in t.items()}}, "the tensors have 8"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_each_problem_is_a_sentence(served, change, says):
     import re
