@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from lora_lab import counting, hub, memory, shapes
 
+LOSS_CHUNK = 1024  # as `finetune` takes it for a model other than "base" (training_setup.OTHER_CHUNK)
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -32,14 +34,15 @@ def forecast(
     length: int = 512,
     checkpointing: bool = False,
 ) -> Forecast:
-    """What a fine-tune of the model takes here, from its config.json alone, as `memory.memory` counts it.
+    """What `finetune` of the model takes here, from its config.json alone, as `memory.memory` counts it.
 
     bfloat16 on a CUDA GPU, float32 on a CPU, as `models.load` holds it. Raises ValueError for a family that `shapes`
     does not know, and as `fetch` does.
     """
     shape, (where, bytes_, gpu) = shapes.from_config(hub.config(model)), _room()
-    ways = {"lora": "lora", "full": "full-autocast"} if gpu else {"lora": "lora-float32", "full": "full-float32"}
+    ways = {"lora": "lora-fused", "full": "full-autocast"} if gpu else {"lora": "lora-float32", "full": "full-float32"}
     arguments = {"rows": rows, "length": length, "rank": rank, "targets": targets, "checkpointing": checkpointing}
+    arguments |= {"padded": rows > 1, "loss_chunk": None if model.name == "base" else LOSS_CHUNK}
     return Forecast({way: memory.memory(shape, how, **arguments) for way, how in ways.items()}, where, bytes_)
 
 

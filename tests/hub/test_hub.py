@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from lora_lab import forecast, models
+from lora_lab import forecast, models, prediction, training_setup
 from lora_lab import hub as ours
 
 WEIGHTS = "model.safetensors"
@@ -405,6 +405,32 @@ def test_a_forecast_is_for_the_memory_found(monkeypatch):
     assert less < sum(found.needed["full"].values())
     monkeypatch.setattr(ours, "free_memory", lambda: less)
     assert forecast.forecast(base).fits("lora") and not forecast.forecast(base).fits("full")
+
+
+def test_a_forecast_is_what_finetune_will_predict(tmp_path):
+    """Of a model other than "base", whose logits finetune never holds all at once."""
+    assert forecast.LOSS_CHUNK == training_setup.OTHER_CHUNK
+    folder = shutil.copytree(models.BASE, tmp_path / "another")
+    length, rows = 128, 16  # more tokens than a chunk has
+    asked = training_setup.settings(
+        **{
+            "model": str(folder),
+            "task": "pirate",
+            "method": "lora",
+            "rank": 4,
+            "alpha": 8,
+            "targets": None,
+            "lr": None,
+        },
+        **{"batch_size": rows, "max_length": length, "steps": 1, "seed": 0, "dropout": 0.0, "accumulate": 1},
+        **{"checkpointing": False, "evaluate_every": None, "packing": False, "loss_chunk": None, "quantise": None},
+        **{"compile": False, "fused": None, "fsdp": False},
+    )
+    network = models.load_model(folder, "cpu")
+    training_setup.make_trainable(network, asked | {"fused": False})
+    asked["loss_chunk"] = training_setup.loss_chunk(network, asked)
+    expected = prediction.predicted_memory(network, asked, length)
+    assert forecast.forecast(ours.look(str(folder)), rank=4, rows=rows, length=length).needed["lora"] == expected
 
 
 @pytest.mark.parametrize("name", ["../../etc", "some/model/more", "a b", "some/model@../x"])
