@@ -75,8 +75,10 @@ def run(notebook: NotebookNode, folder: Path) -> None:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel that someone installed for themselves is not ours
-    os.environ[RENDERING] = "yes"
+    # A kernel that someone installed for themselves is not ours.
+    told = {"JUPYTER_PREFER_ENV_PATH": "1", RENDERING: "yes"}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ |= told  # which the kernel inherits
     client = NotebookClient(
         notebook,
         kernel_name=KERNEL["name"],
@@ -94,6 +96,12 @@ def run(notebook: NotebookNode, folder: Path) -> None:
         raise RenderError(f"a cell failed: {error.ename}: {error.evalue}\n{plain}") from error
     except (CellTimeoutError, DeadKernelError) as error:
         raise RenderError(f"a cell did not end: {error}") from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
     for state in client.widget_state.values():
         for output in state.get("outputs", []):
             if output["output_type"] == "error":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import nbformat
 import pytest
@@ -42,7 +43,9 @@ def test_a_rendered_notebook_keeps_its_outputs_and_nothing_of_this_machine(tmp_p
         "display(ipywidgets.IntSlider())",
         "import sys\nfor i in range(200): print(f'\\r{i // 2}%|##| {i}/200', end='', file=sys.stderr)",
     )
+    environment = dict(os.environ)
     seconds, size = render.render(path)
+    assert dict(os.environ) == environment  # what the kernel was told is not told to whatever runs next
     notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
     assert render.check(path) == [] and 0 < seconds < 120 and size == path.stat().st_size
     assert isinstance(kept := notebook.metadata.lora_lab.seconds, int) and seconds <= kept <= seconds + 1
