@@ -513,7 +513,7 @@ def open_lab(port: "int | None", browser: bool) -> int:
 
 
 def run_tests(words: "list[str]") -> int:
-    say("Running the tests in .venv (about 10 minutes for all of them on two cores)")
+    say("Running the tests in .venv (about 14 minutes for all of them on two cores)")
     if not [word for word in words if not word.startswith("-")]:  # all of them
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes with two threads each would wait for each other
         words = TWO_AT_A_TIME + words

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lora_lab.task_files import Turns
+from lora_lab.task_files import IGNORE, Turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,6 @@ PLAIN = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 PROBE = "Probe7"  # stands for an answer, to see what the template writes around it
-IGNORE = -100
 
 
 def describe(tokenizer: PreTrainedTokenizerBase) -> str:

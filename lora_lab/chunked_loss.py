@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lora_lab.task_files import IGNORE
+
 MARK = "_loss_chunk"  # on a model whose loss is computed in chunks
-IGNORE = -100
 
 
 @contextmanager

@@ -111,12 +111,10 @@ def cores() -> Finding:
     return Finding("cores", "1", True, "the times in the lessons are for two cores: expect twice as long")
 
 
-def memory() -> Finding:
-    """Total and free memory in GiB, within the limit of a container where there is one."""
-    try:
-        import psutil
-    except ImportError:
-        return Finding("memory", "unknown without psutil", False, "training works, but its memory is not measured")
+def memory_found() -> tuple[int, int]:
+    """Bytes of memory in all, and free, within the limit of a container where there is one."""
+    import psutil
+
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
@@ -124,6 +122,15 @@ def memory() -> Finding:
         total = min(total, limit)
     except (OSError, ValueError):
         pass  # no container, no limit, or no Linux
+    return total, free
+
+
+def memory() -> Finding:
+    """Total and free memory in GiB, within the limit of a container where there is one."""
+    try:
+        total, free = memory_found()
+    except ImportError:
+        return Finding("memory", "unknown without psutil", False, "training works, but its memory is not measured")
     text = f"{total / 2**30:.0f} GiB, {free / 2**30:.1f} GiB of it free"
     if free >= ENOUGH_MEMORY_GB * 2**30:
         return Finding("memory", text)

@@ -6,7 +6,6 @@ python -m lora_lab export --model base --adapter runs/pirate --out pirate-merged
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lora_lab import models
+from lora_lab import models, whole_file
 from lora_lab.merging import merge_and_unload
 from lora_lab.peft_format import CONFIG_FILE, PREFIX, WEIGHTS_FILE
 from lora_lab.record import Record, check_enabled, record_of
@@ -89,7 +88,8 @@ def export(
     check_enabled(record)
     name = dtype or str(next(model.parameters()).dtype).removeprefix("torch.")
     own = {id(p) for p in model.parameters()} - {id(p) for ps in record.parameters.values() for p in ps}
-    _check_room(out, sum(p.numel() for p in model.parameters() if id(p) in own) * getattr(torch, name).itemsize)
+    numbers = sum(p.numel() for p in model.parameters() if id(p) in own)
+    whole_file.check_room(out, numbers * getattr(torch, name).itemsize, "the model")
     update, noise = _norms(record, getattr(torch, name))
     merge_and_unload(model)
     for parameter in model.parameters():  # not `model.to`: the frequencies of rotary embeddings stay float32
@@ -125,14 +125,6 @@ def _check_new(out: Path) -> None:
         raise ValueError(f"--out {out} is a file or a link; expected a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
         raise ValueError(f"--out {out} is there already and is not empty: nothing is overwritten, choose another")
-
-
-def _check_room(out: Path, needed: int) -> None:
-    """Raises the system's own "disk full" error if the weights will not fit beside `out`."""
-    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    if (free := shutil.disk_usage(place).free) < needed:
-        why = f"{needed / 1e6:,.0f} MB are needed for the model, {free / 1e6:,.0f} MB are free"
-        raise OSError(errno.ENOSPC, why, str(out))
 
 
 @torch.no_grad()

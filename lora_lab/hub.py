@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -205,8 +204,7 @@ def check_revision(name: str, revision: str | None) -> None:
 
 def free_disk() -> int:
     """Bytes free on the disk of the hub's cache (HF_HOME moves it)."""
-    folder = _cache("").absolute()
-    return shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
+    return whole_file.free(_cache(""))
 
 
 def config(model: HubModel) -> dict[str, Any]:
@@ -390,11 +388,5 @@ def megabytes(count: float) -> str:
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free, within the limit of a container where there is one."""
-    import psutil
-
-    free = psutil.virtual_memory().available
-    with contextlib.suppress(OSError, ValueError):  # no container, no limit, or no Linux
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{f}").read_text(encoding="ascii")) for f in ("max", "current"))
-        free = min(free, limit - used)
-    return free
+    """Bytes of memory that are free."""
+    return doctor.memory_found()[1]

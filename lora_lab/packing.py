@@ -12,10 +12,11 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lora_lab.task_files import IGNORE
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE = -100
 Row = dict[str, list[int]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -10,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lora_lab import processes, storage
+from lora_lab import processes, storage, whole_file
 from lora_lab.adapters import adapter_names
 from lora_lab.result import Result
 
@@ -92,10 +91,7 @@ class RunFolder:
 
         Three can be there at once (newest, best, and the one being written), each with its Adam state, in float32.
         """
-        needed, free = 3 * 12 * trainable, shutil.disk_usage(self.path).free
-        if free < needed:
-            why = f"{needed / 1e6:,.0f} MB are needed for checkpoints, {free / 1e6:,.0f} MB are free"
-            raise OSError(errno.ENOSPC, why, str(self.path))
+        whole_file.check_room(self.path, 3 * 12 * trainable, "checkpoints")
 
     def newest_checkpoint(self) -> Path | None:
         """The last whole checkpoint, or None."""

@@ -11,12 +11,11 @@ from torch import Tensor
 from lora_lab import chunked_loss
 from lora_lab.generate import complete, start_tokens
 from lora_lab.models import evaluating
+from lora_lab.task_files import IGNORE
 from lora_lab.tasks import Example, encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-IGNORE = -100  # a label that no loss counts: the prompt's and the padding's
 
 
 def loss(

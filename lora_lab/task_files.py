@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+IGNORE = -100  # a label that no loss counts: the prompt's and the padding's, as torch has it
 LEAST_CHARACTERS = 2_000  # of a .txt file: fewer would leave next to nothing to validate on
 LEAST_EXAMPLES = 10  # of a .jsonl file
 MOST_BYTES = 50_000_000

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lora_lab import chat, packing
 from lora_lab.query_language import make_items
-from lora_lab.task_files import LEAST_EXAMPLES, PASSAGE, Conversation, Example, read_jsonl, read_text
+from lora_lab.task_files import IGNORE, LEAST_EXAMPLES, PASSAGE, Conversation, Example, read_jsonl, read_text
 
 ASSETS = Path(__file__).parent / "assets" / "tasks"
 
@@ -216,7 +216,7 @@ def _whole(example: Example, tokenizer) -> dict[str, list[int]]:
     prompt = prompt_ids(example.prompt, tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     learned = _ids(example.completion, tokenizer) + end
-    return {"input_ids": prompt + learned, "labels": [-100] * len(prompt) + learned}
+    return {"input_ids": prompt + learned, "labels": [IGNORE] * len(prompt) + learned}
 
 
 def _cut(row: dict[str, list[int]], max_length: int) -> dict[str, list[int]]:

@@ -1,8 +1,10 @@
-"""Writing a file in one step: who reads it finds the old text or the new one, never half of one."""
+"""Writing a file in one step: who reads it finds the old text or the new one, never half of one; and room for it."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 
@@ -15,3 +17,15 @@ def write(path: Path, text: str) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def free(place: Path) -> int:
+    """Bytes free on the disk where `place` is, or will be."""
+    return shutil.disk_usage(next(p for p in (place.absolute(), *place.absolute().parents) if p.exists())).free
+
+
+def check_room(place: Path, needed: int, what: str) -> None:
+    """Raise the system's own "disk full" error if `needed` bytes for `what` will not fit at `place`."""
+    if (left := free(place)) < needed:
+        why = f"{needed / 1e6:,.0f} MB are needed for {what}, {left / 1e6:,.0f} MB are free"
+        raise OSError(errno.ENOSPC, why, str(place))
