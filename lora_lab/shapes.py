@@ -186,6 +186,12 @@ def _llama(
     )
 
 
+def _layer_normed(h: int, m: int, layers: int, heads: int, vocabulary: int) -> dict[str, int]:
+    """What GPT-2 and GPT-NeoX share: LayerNorms, each with a weight and a bias, and a key head for every query head."""
+    sizes = {"layers": layers, "hidden": h, "intermediate": m, "vocabulary": vocabulary}
+    return sizes | {"heads": heads, "kv_heads": heads, "head_size": h // heads, "rest": (2 * layers + 1) * 2 * h}
+
+
 def _gpt2(read: _Sizes) -> Shape:
     h, layers, vocabulary, heads = map(read.size, ("n_embd", "n_layer", "vocab_size", "n_head"))
     m = read.size("n_inner", 4 * h)
@@ -198,14 +204,7 @@ def _gpt2(read: _Sizes) -> Shape:
             Matrix(f"transformer.h.{LAYER}.{name}", *size, count=layers, bias=True) for name, size in linears.items()
         ),
         embeddings=tuple(Matrix(path, rows, h) for path, rows in ends),
-        rest=(2 * layers + 1) * 2 * h,  # each has a weight and a bias
-        layers=layers,
-        hidden=h,
-        intermediate=m,
-        heads=heads,
-        kv_heads=heads,
-        head_size=h // heads,
-        vocabulary=vocabulary,
+        **_layer_normed(h, m, layers, heads, vocabulary),
         mlp_kept=4,  # gelu_new, written out: x, x / 2, the tanh and 1 + tanh
     )
 
@@ -228,14 +227,7 @@ def _gpt_neox(read: _Sizes) -> Shape:
             for name, (out, into, bias) in linears.items()
         ),
         embeddings=tuple(Matrix(path, vocabulary, h) for path in ends),
-        rest=(2 * layers + 1) * 2 * h,  # each has a weight and a bias
-        layers=layers,
-        hidden=h,
-        intermediate=m,
-        heads=heads,
-        kv_heads=heads,
-        head_size=h // heads,
-        vocabulary=vocabulary,
+        **_layer_normed(h, m, layers, heads, vocabulary),
         mlp_kept=1,  # gelu as one operation: x
         parallel=read.flag("use_parallel_residual", True),
     )
