@@ -292,15 +292,12 @@ def _no_room(error: OSError) -> OSError:
 
 def _verify(model: HubModel, file: File, path: Path) -> None:
     """Raise ValueError, and take the file out of the cache, where it is not what the hub says."""
-    size = path.stat().st_size
-    if size != file.size:
-        got, right = f"{size:,} bytes", f"{file.size:,}"
-    else:
-        with path.open("rb") as stream:
-            if file.sha256:
-                got, right = hashlib.file_digest(stream, "sha256").hexdigest(), file.sha256
-            else:  # git's own hash of a small file
-                got, right = hashlib.sha1(b"blob %d\0" % size + stream.read()).hexdigest(), file.blob
+    with path.open("rb") as stream:
+        if file.sha256:
+            got, right = hashlib.file_digest(stream, "sha256").hexdigest(), file.sha256
+        else:  # git's own hash of a small file
+            content = stream.read()
+            got, right = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(), file.blob
     if right is None or got == right:
         return
     _remove(path)
