@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
+import os
 import sys
+from typing import NoReturn
 
 from lora_lab.plain_errors import plainly
 
@@ -38,5 +41,19 @@ def main(argv: list[str] | None = None) -> int:
     return plainly(lambda: importlib.import_module(COMMANDS[args.command][0]).main(args))
 
 
+def leave(status: int) -> NoReturn:
+    """End this process with `status`; one of several, as torchrun starts them, ends without Python's own dismantling.
+
+    A thread of gloo or of autograd may still hold a tensor then. As it lets go it takes the process down (SIGABRT,
+    pytorch issue 190489), and the launcher calls a run failed whose files are all written.
+    """
+    if "RANK" not in os.environ:
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

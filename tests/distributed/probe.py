@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lora_lab import fused, models, processes
+from lora_lab.__main__ import leave
 from lora_lab.adapters import add_adapter
 from lora_lab.config import LoraConfig
 
@@ -61,3 +62,4 @@ if __name__ == "__main__":
     result = probe(sys.argv[1])
     if processes.is_main():
         print(json.dumps(result))
+    leave(0)

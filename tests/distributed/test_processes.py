@@ -31,6 +31,7 @@ ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processe
 COMMAND = ["-m", "lora_lab", "finetune"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TOKENIZERS_PARALLELISM": "false"}
 PROBE = Path(__file__).parent / "probe.py"
+ROOT = Path(__file__).parents[2]
 CHECKPOINT = [
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -41,6 +42,14 @@ CHECKPOINT = [
     "scheduler.pt",
     "trainer_state.json",
 ]
+# A stand-in for what a thread that still holds a tensor does when Python is taken apart around it.
+FRAGILE = """
+import os, sys
+class Thread:
+    __del__ = staticmethod(os.abort)
+if "RANK" in os.environ:
+    sys.held_to_the_end = Thread()
+"""
 LIMIT = 120  # seconds; a launch takes about ten on a quiet machine
 
 
@@ -72,13 +81,11 @@ def alone(options, tmp_path_factory):
     return finetune(**options, output=folder, quiet=True), folder
 
 
-def launch(
-    launcher: list[str], *words, fault: tuple | None = None, timeout: float = LIMIT
-) -> subprocess.CompletedProcess:
-    """Run the command, or the worker with a fault in it, in two processes."""
+def launch(launcher: list[str], *words, fault: tuple | None = None, path: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run the command, or the worker with a fault in it, in two processes; Python looks for modules in `path` too."""
     what = COMMAND if fault is None else [str(WORKER), *map(str, fault), "finetune"]
-    words = [sys.executable, *launcher, *what, *map(str, words)]
-    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=timeout)
+    words, env = [sys.executable, *launcher, *what, *map(str, words)], ENVIRONMENT | {"PYTHONPATH": str(path)}
+    return subprocess.run(words, capture_output=True, text=True, env=env, timeout=LIMIT)
 
 
 def same_training(folder: Path, other: Path) -> None:
@@ -103,7 +110,8 @@ def messages(text: str) -> list[str]:
 
 
 def test_two_processes_train_as_one_does_and_say_it_once(options, alone, tmp_path):
-    run = launch(TORCHRUN, *flags(options), "--output", tmp_path / "out", "--json")
+    (tmp_path / "sitecustomize.py").write_text(FRAGILE, encoding="utf-8")
+    run = launch(TORCHRUN, *flags(options), "--output", tmp_path / "out", "--json", path=tmp_path)
     assert run.returncode == 0, run.stderr
     same_training(tmp_path / "out", alone[1])
     assert last_json(run.stdout)["loss_after"] == pytest.approx(alone[0].loss_after, abs=1e-5)
@@ -141,7 +149,7 @@ def test_each_process_holds_half_of_a_sharded_base_and_computes_the_same(options
         [sys.executable, *TORCHRUN, str(PROBE), str(options["model"])],
         capture_output=True,
         text=True,
-        env=ENVIRONMENT | {"PYTHONPATH": str(PROBE.parents[2])},
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         timeout=LIMIT,
     )
     assert run.returncode == 0, run.stderr

@@ -39,4 +39,4 @@ def plant(fault: str, count: int) -> None:
 if __name__ == "__main__":
     if os.environ["RANK"] == sys.argv[2]:
         plant(sys.argv[1], int(sys.argv[3]))
-    sys.exit(__main__.main(sys.argv[4:]))
+    __main__.leave(__main__.main(sys.argv[4:]))
