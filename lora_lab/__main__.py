@@ -27,6 +27,8 @@ COMMANDS = {
     "pretrain": ("lora_lab.pretrain", "train the embedded base model from open text"),
 }
 
+UNWRITTEN = 120  # the status with which Python ends where it could not write what was printed
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status. An error meant for people is one sentence, never a traceback."""
@@ -38,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == [name]:  # import only the command that was asked for
             importlib.import_module(module).arguments(sub)
     args = parser.parse_args(argv)
-    return plainly(lambda: importlib.import_module(COMMANDS[args.command][0]).main(args))
+    try:
+        return plainly(lambda: importlib.import_module(COMMANDS[args.command][0]).main(args))
+    except SystemExit as silent:  # of several processes: another one says what went wrong
+        return silent.code
 
 
 def leave(status: int) -> NoReturn:
@@ -50,8 +55,11 @@ def leave(status: int) -> NoReturn:
     if "RANK" not in os.environ:
         sys.exit(status)
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads any more, or a full disk
+            status = status or UNWRITTEN
     os._exit(status)
 
 
