@@ -16,6 +16,7 @@ from lora_lab.result import megabytes
 
 LENGTH = 2048  # tokens of a text, or as many as the model takes
 MOST = 200  # per cent of the card that the picture shows
+LONG = 62  # per cent that are as wide as a bar's label, in bold
 CHEAP, DEAR = 0.001, 100  # of the axis of money
 
 
@@ -85,7 +86,8 @@ def hardware_figure() -> tuple[Figure, Callable[[Mapping[str, Outcome], str, flo
             share, fits = 100 * found.memory / memory, found.memory <= memory
             weight = "bold" if method == chosen else "normal"
             bars[y].set_width(min(share, MOST))
-            sizes[y].set(x=min(share, MOST) + 2, text=f"{'→ ' * (share > MOST)}{megabytes(found.memory)}")
+            beyond = 100 if 100 - LONG < share <= 100 else min(share, MOST)  # else the line would go through the label
+            sizes[y].set(x=beyond + 2, text=f"{'→ ' * (share > MOST)}{megabytes(found.memory)}")
             at = min(max(found.money, CHEAP), DEAR)
             marks[y].set_data([at], [y])
             marks[y].set_fillstyle("full" if fits else "none")
@@ -104,8 +106,8 @@ def finding(choice: Choice) -> str:
     return (
         f"Predicted, not measured: {choice.model}, {choice.method}{rank}, on one {choice.card} of "
         f"{card.memory / 1e9:g} GB. {megabytes(found.memory)} at the peak: {verdict(found.memory, card.memory)}. "
-        f"At {choice.mfu} % of its peak {found.speed:,.1f} tokens a second; at {choice.price:.2f} an hour, "
-        f"{found.money:.4g} for a million tokens."
+        f"At {choice.mfu} % of its peak{' in float16' * (not card.bfloat16)} {found.speed:,.1f} tokens a second; "
+        f"at {choice.price:.2f} an hour, {found.money:.4g} for a million tokens."
     )
 
 
@@ -131,7 +133,7 @@ def hardware(
         "rank": explorer.stops("rank", "", [2**i for i in range(9)], rank),
         "checkpointing": explorer.menu("checkpointing", [("off", False), ("on", True)], True),
         "mfu": explorer.slider("MFU", "% of the peak", 5, 80, mfu),
-        "price": explorer.slider("price of an hour", "money", 0.05, 20.0, price, 0.05),
+        "price": explorer.slider("price of an hour", "", 0.05, 20.0, price, 0.05),
     }
     figure, draw = hardware_figure()
 

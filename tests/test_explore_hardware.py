@@ -65,6 +65,12 @@ def test_the_finding_says_that_it_predicts_whether_it_fits_and_what_it_costs(one
     one.controls["method"].value = "full"
     assert "does not fit" in one.text and "rank" not in one.text
     assert "as if each fitted" in one.detail.value
+    one.controls["card"].value = "T4"
+    assert "% of its peak in float16 " in one.text  # it has no bfloat16
+
+
+def test_no_label_is_longer_than_its_place(one):
+    assert [control.description for control in one.controls.values() if len(control.description) > 20] == []
 
 
 def test_bars_and_marks_stand_where_they_should_and_what_does_not_fit_is_open():
@@ -77,6 +83,16 @@ def test_bars_and_marks_stand_where_they_should_and_what_does_not_fit_is_open():
     assert [line.get_fillstyle() for line in marks] == ["none", "full", "full"]
     assert [text.get_text() for text in right.texts] == ["does not fit", "0.3", "1e+06"]
     assert [text.get_fontweight() for text in left.texts] == ["normal", "bold", "normal"]
+
+
+def test_the_line_at_100_per_cent_goes_through_no_number():
+    figure, draw = explore_hardware.hardware_figure()
+    left, renderer, crossed = figure.axes[0], figure.canvas.get_renderer(), []
+    for share in (2, 36, 40, 49, 60, 97, 100, 101, 150, 1000):
+        draw(dict.fromkeys(("full", "LoRA", "QLoRA"), Outcome(share * 10**9, 1, 1)), "LoRA", 100e9)
+        ends = left.transData.inverted().transform(left.texts[1].get_window_extent(renderer))[:, 0]
+        crossed += [share] * (min(ends) < 100 < max(ends))
+    assert crossed == []
 
 
 def test_the_live_picture_is_the_static_picture_to_the_pixel(one):

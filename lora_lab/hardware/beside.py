@@ -1,7 +1,7 @@
 """What was predicted, and beside it what a recorded run measured: None where there is no record, or no such row in it.
 
-A step's prediction is its least time (`roofline`): the measured one cannot be below it, and how far above it stands
-says how much of the time is none of the parts that were counted.
+A step's prediction is its least time (`roofline`, which says where it is not quite the least): how far above it the
+measured one stands says how much of the time is none of the parts that were counted.
 """
 
 from __future__ import annotations

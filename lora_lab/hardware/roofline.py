@@ -3,7 +3,8 @@
 An operation reads numbers, computes, and writes numbers. It takes as long as computing takes at the card's peak, or
 as long as moving its bytes takes, whichever is longer (the roofline, Williams et al. 2009). No real step is as fast:
 kernels miss their peaks, and waiting, launching and loading come on top. What it shows is where the time must go.
-One figure is not the least: attention counts in full, as in `flops`, though a causal kernel skips nearly half of it.
+Two figures are not quite the least: attention counts in full, as in `flops`, though a causal kernel skips nearly half
+of it; and every pass reads from memory what a card's cache may still hold of the pass before.
 """
 
 from __future__ import annotations
