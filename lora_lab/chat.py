@@ -7,6 +7,8 @@ is used, and the answer is tokenized apart, so that training and use agree token
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,10 @@ PLAIN = (
     "{% else %}{{ m.role | capitalize }}: {{ m.content }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+WITHOUT_IT = {  # what to do where a template refuses the first turn
+    "system": ". Put the system's text at the head of the first user turn",
+    "assistant": ". Leave out the greeting that nobody asked for",
+}
 PROBE = "Probe7"  # stands for an answer, to see what the template writes around it
 
 
@@ -74,7 +80,8 @@ def _encode(turns: Turns, tokenizer) -> tuple[dict[str, list[int]], list[int]]:
     """The row, and which earlier answers are read only in it, by their place among the turns."""
     input_ids = prompt_ids(turns[:-1], tokenizer)
     labels, rewritten = [IGNORE] * len(input_ids), []
-    for i in (i for i, (role, _) in enumerate(turns[:-1]) if role == "assistant"):
+    # Before a greeting that stands first there is nothing that a model could be given: it is read only.
+    for i in (i for i, (role, _) in enumerate(turns[:-1]) if role == "assistant" and i):
         content, end = _answer(turns[: i + 1], tokenizer)
         first = _find(content, prompt_ids(turns[:i], tokenizer), input_ids, tokenizer)
         if first is None:
@@ -128,7 +135,12 @@ def _around(tokenizer) -> tuple[str, str]:
     asked = (("user", "Hello"),)
     opening = _apply(asked, tokenizer, add_generation_prompt=True, tokenize=False)
     written = _apply((*asked, ("assistant", PROBE)), tokenizer, add_generation_prompt=False, tokenize=False)
-    lead, _, tail = written.removeprefix(opening).rpartition(PROBE)
+    lead, found, tail = written.removeprefix(opening).rpartition(PROBE)
+    if not found:
+        raise ValueError(
+            f"the tokenizer's chat template does not write down what was answered: of 'Hello' and {PROBE!r} it makes "
+            f"{written[:60]!r}. Use another template"
+        )
     return lead, tail
 
 
@@ -146,7 +158,7 @@ def _inner_ids(text: str, tokenizer, as_text: bool) -> list[int]:
 
     `as_text`: what spells a special token is text.
     """
-    how = {"add_special_tokens": False, "split_special_tokens": as_text}
+    how = {"add_special_tokens": False, "split_special_tokens": as_text, "verbose": False}
     ids, newline = tokenizer("\n" + text, **how)["input_ids"], tokenizer("\n", **how)["input_ids"]
     return ids[len(newline) :] if ids[: len(newline)] == newline else tokenizer(text, **how)["input_ids"]
 
@@ -162,10 +174,17 @@ def _apply(turns: Turns, tokenizer, tokenize: bool, add_generation_prompt: bool)
             tokenize=tokenize,
             return_dict=False,
             sanitize_control_tokens=tokenize,
+            tokenizer_kwargs={"verbose": False},  # a text longer than the model takes is cut later
         )
-    except TemplateError as error:
-        roles = ", ".join(role for role, _ in turns)
-        hint = ""
-        if "system" in str(error).lower() and turns[0][0] == "system":
-            hint = ". Put the system's text at the head of the first user turn"
-        raise ValueError(f"the tokenizer's chat template refuses the turns {roles}: {error}{hint}") from None
+    except (TemplateError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a template is code
+        roles, hint = [role for role, _ in turns], ""
+        if any(role == following for role, following in itertools.pairwise(roles)):
+            hint = ". Join turns of one role that follow each other"
+        if roles[0] in WITHOUT_IT:
+            with contextlib.suppress(ValueError):
+                _apply(turns[1:], tokenizer, False, add_generation_prompt)
+                hint = WITHOUT_IT[roles[0]]
+        raise ValueError(
+            f"the tokenizer's chat template refuses the turns {', '.join(roles)} (the last is {turns[-1][1]!r:.50}): "
+            f"{str(error).rstrip('.')}{hint}"
+        ) from None

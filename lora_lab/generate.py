@@ -6,6 +6,8 @@ python -m lora_lab generate --model base --adapter DIR --alpha-scale 0.5 "Once u
 from __future__ import annotations
 
 import argparse
+import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from lora_lab import chat, models
 from lora_lab.task_files import Conversation
-from lora_lab.tasks import prompt_ids
+from lora_lab.tasks import check_vocabulary, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,11 +54,16 @@ def complete(
     Rows are padded on the left, so that all of them end where the next token goes, and a batch stops when its last
     row has ended. Prompts of like length share a batch.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be 0 (the likeliest token) or above, got {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be 0 (the likeliest token) or a number above, got {temperature}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {seed}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     rows = [prompt_ids(p, tokenizer) or start_tokens(tokenizer) for p in prompts]
+    if not all(rows):
+        raise ValueError("the prompt is empty, and this tokenizer has no start token: give at least one word")
+    check_vocabulary(rows, model)
     longest, context = max(map(len, rows), default=0), models.context_length(model)
     if context and longest + max_new_tokens > context:
         raise ValueError(
@@ -144,6 +151,8 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--alpha-scale {args.alpha_scale:g} turns an adapter up or down: name one with --adapter DIR")
     if args.system is not None and not args.chat:
         raise ValueError("--system is the first turn of a conversation: give --chat too")
+    if half := re.search("[\ud800-\udfff]", f"{args.prompt}{args.system}"):
+        raise ValueError(f"the prompt has {ascii(half.group())}, half of a character: is this terminal's text UTF-8?")
     model, tokenizer = models.load(args.model, args.device, args.adapter, args.revision)
     if args.adapter is not None:
         from lora_lab.adapters import set_scale

@@ -33,6 +33,8 @@ SMALL = re.compile(
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PARTS = ("config", "tokenizer", "weights")
+NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
+ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface|hf)\.co/([\w-]+/[\w.-]+)(?:[/?#].*)?")
 NO_SAFETENSORS = (
     "has no model.safetensors. Weights in a pickle (pytorch_model.bin) can run any code when they are opened, so they "
     "are not read here: save the model again as safetensors"
@@ -87,11 +89,18 @@ def look(name: str | Path, revision: str | None = None) -> HubModel:
     Without a network, or with HF_HUB_OFFLINE, a model that was fetched whole is still told, its licence left out.
     Raises ValueError for a name or revision that the hub does not know, ConnectionError when it does not answer.
     """
-    if (_local(name) / "config.json").is_file():
-        return _in_folder(str(name), _local(name), "")
+    folder = _local(name)
+    if (folder / "config.json").is_file():
+        return _in_folder(str(name), folder, "")
+    if folder.exists():
+        adapter = (folder / "adapter_config.json").is_file()
+        what = "an adapter, not a model: name the model it belongs to" if adapter else "no model: it has no config.json"
+        raise ValueError(f"{str(name)!r} is {what}")
     from huggingface_hub import HfApi
 
     name, _, pinned = str(name).partition("@")
+    if not NAME.fullmatch(name) or ".." in name:
+        raise ValueError(f"no model {name!r}: there is no such folder, and a hub name is OWNER/NAME. {near(name)}")
     revision = revision or pinned or None
     check_revision(name, revision)
     try:
@@ -275,6 +284,8 @@ def explain(error: Exception, name: str, file: str = "") -> Exception:
 
 def near(name: str) -> str:
     """What could have been meant: base, folders here that hold a model, hub models already fetched."""
+    if address := ADDRESS.fullmatch(name):
+        return f"Did you mean {address[1]!r}?"
     parent = Path(name).expanduser().parent
     known = ["base"]
     with contextlib.suppress(OSError):

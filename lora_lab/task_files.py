@@ -17,7 +17,7 @@ IGNORE = -100  # a label that no loss counts: the prompt's and the padding's, as
 LEAST_CHARACTERS = 2_000  # of a .txt file: fewer would leave next to nothing to validate on
 LEAST_EXAMPLES = 10  # of a .jsonl file
 MOST_BYTES = 50_000_000
-MOST_WORD = 20_000  # characters without a space; a longer run is encoded data, not prose in any script
+MOST_WORD = 20_000  # ASCII characters without a space; a longer run is encoded data, not prose
 MOST_EXAMPLE = 200_000  # characters of one example: about 50,000 tokens of English
 PASSAGE = 450  # characters of a passage, about 100 tokens of plain English
 ROLES = ("system", "user", "assistant")
@@ -29,6 +29,7 @@ OTHER_NAMES = {
     "role": ("from",),
     "content": ("value", "text"),
 }
+BESIDE = ("system", "tools", "functions")  # what the model sees of a conversation besides its turns
 SUFFIXES = (".txt", ".jsonl", ".json")
 
 Turns = tuple[tuple[str, str], ...]  # (role, content) of each, in order
@@ -48,7 +49,8 @@ class Conversation:
 class Example:
     """One thing to learn: `completion`, given `prompt` ("" for plain text).
 
-    Where the prompt is a conversation, the assistant's earlier answers in it are learned too.
+    Where the prompt is a conversation, the assistant's earlier answers in it are learned too, but for a greeting that
+    stands first.
     """
 
     prompt: str | Conversation
@@ -64,7 +66,7 @@ def read_text(path: Path, passage: int = PASSAGE) -> tuple[Example, ...]:
     """
     text = _decoded(path)
     for number, line in enumerate(text.split("\n"), start=1):
-        longest = max(map(len, line.split()), default=0) if len(line) > MOST_WORD else 0
+        longest = max(map(len, re.findall("[!-~]+", line)), default=0) if len(line) > MOST_WORD else 0
         if longest > MOST_WORD:
             raise ValueError(
                 f"{path.name}, line {number} has {longest:,} characters without a space; expected at most "
@@ -94,7 +96,9 @@ def _pieces(paragraph: str, passage: int) -> list[str]:
     if len(paragraph) <= passage:
         return [paragraph] if paragraph.strip() else []
     pieces = [""]
-    for sentence in re.findall(r"\S.*?(?:[.!?][\"')\]]*(?=\s)|\n|\Z)\s*", paragraph, flags=re.DOTALL):
+    for sentence in re.findall(
+        r"\S.*?(?:[.!?][\"')\]]*(?=\s)|[\u3002\uff01\uff1f]|\n|\Z)\s*", paragraph, flags=re.DOTALL
+    ):
         parts = [sentence] if len(sentence) <= passage else re.findall(r"\s*\S{1,400}", sentence)
         for part in parts:
             if pieces[-1] and len(pieces[-1]) + len(part) > passage:
@@ -133,24 +137,27 @@ def _rows(path: Path) -> Iterator[tuple[str, object]]:
     """Where each row stands, in words, and what it is."""
     text = _decoded(path)
     if text.lstrip().startswith("["):
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path.name} begins as a JSON list and is none ({error.msg} at line {error.lineno}, character "
-                f"{error.colno}); expected a list of {PAIR}, or one of them a line"
-            ) from None
+        rows = _parsed(
+            text, f"{path.name} begins as a JSON list and is none", f"a list of {PAIR}, or one of them a line"
+        )
         yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):
         where = f"{path.name}, line {number}"
-        try:
-            if line.strip():
-                yield where, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where} is not JSON ({error.msg} at character {error.pos + 1}); expected {PAIR}, one a line"
-            ) from None
+        if line.strip():
+            whole = f"{PAIR}, each whole on a line of its own with nothing behind it, or a list of them in [ ]"
+            yield where, _parsed(line, f"{where} is not JSON", whole)
+
+
+def _parsed(text: str, failing: str, expected: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text else ""
+        why = f"{error.msg} at {line}character {error.colno}"
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets
+        why = str(error).partition(";")[0]
+    raise ValueError(f"{failing} ({why}); expected {expected}")
 
 
 def _example(row: object, where: str) -> Example:
@@ -173,13 +180,18 @@ def _example(row: object, where: str) -> Example:
 
 def _in_our_words(row: dict) -> dict:
     """A row of ShareGPT or Alpaca as the conversation that it is; another as it stands."""
+    beside = {key: row[key] for key in BESIDE if key in row}
     if isinstance(turns := row.get("conversations"), list) and not {"messages", "prompt"} & set(row):
-        return {"messages": [_turn_in_our_words(turn) for turn in turns]}
-    if {"instruction", "output"} <= set(row) and not any(row.get(key) for key in ("messages", "system", "history")):
+        return beside | {"messages": [_turn_in_our_words(turn) for turn in turns]}
+    if {"instruction", "output"} <= set(row) and not any(row.get(key) for key in ("messages", "history")):
         asked, more = row["instruction"], row.get("input") or ""
-        if isinstance(asked, str) and isinstance(more, str) and more.strip():
+        if not isinstance(more, str):
+            asked = more  # refused as a content further on
+        elif isinstance(asked, str) and more.strip():
             asked = f"{asked}\n\n{more}"
-        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]}
+        return beside | {
+            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": row["output"]}]
+        }
     return row
 
 
@@ -202,6 +214,11 @@ def _pair(row: dict, where: str) -> Example:
             hint = _near(key, row) or _near("messages", row)
             if not hint and "text" in row:
                 hint = ' Plain text goes into a .txt file, or is a completion beside the prompt "".'
+            lists = [k for k, v in row.items() if isinstance(v, list) and v and isinstance(v[0], dict)]
+            if not hint and lists:
+                turns = {"role", "from"} & set(row[lists[0]][0])
+                way = "is the conversation, call it 'messages'" if turns else "holds the rows, save that list alone"
+                hint = f" If {lists[0]!r} {way}."
             raise ValueError(
                 f"{where} has no {key!r} (keys: {', '.join(row) or 'none'}); expected {PAIR} or {MESSAGES}.{hint}"
             )
@@ -215,13 +232,15 @@ def _pair(row: dict, where: str) -> Example:
 
 def _conversation(row: dict, where: str) -> Example:
     messages = row["messages"]
-    if tools := [key for key in ("tools", "functions") if row.get(key)]:
+    if tools := [key for key in BESIDE[1:] if row.get(key) not in (None, [], "", "[]")]:
         raise ValueError(f"{where} has {tools[0]!r}, which the model would have to see: {TEXT_ALONE}")
     if both := {"prompt", "completion"} & set(row):
         raise ValueError(f"{where} has 'messages' and {sorted(both)[0]!r}; expected one kind: {PAIR} or {MESSAGES}")
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{where}: 'messages' is {messages!r:.60}; expected a list of turns, {MESSAGES}")
     turns = tuple(_turn(message, f"{where}, message {i}") for i, message in enumerate(messages, start=1))
+    if str(row.get("system") or "").strip():
+        turns = (_turn({"role": "system", "content": row["system"]}, f"{where}, 'system'"), *turns)
     roles = [role for role, _ in turns]
     if "system" in roles[1:]:
         raise ValueError(f"{where}, message {roles.index('system', 1) + 1} is the system's; expected it first")
@@ -248,7 +267,7 @@ def _turn(message: object, where: str) -> tuple[str, str]:
         )
     read = {"role", "content", "weight", *OTHER_NAMES["role"], *OTHER_NAMES["content"]}
     if more := sorted(key for key in message if key not in read and message[key] is not None):
-        raise ValueError(f"{where} has {more[0]!r} too; expected {wanted} and no more: {TEXT_ALONE}")
+        raise ValueError(f"{where} has {more[0]!r} too; expected {wanted} and no more: {TEXT_ALONE}, or that key")
     for key in ("role", "content"):
         if key not in message:
             keys = ", ".join(message) or "none"
@@ -262,6 +281,8 @@ def _turn(message: object, where: str) -> tuple[str, str]:
     if role not in ROLES:
         near = difflib.get_close_matches(role.lower(), ROLES, n=1) or [OTHER_ROLES.get(role.lower())]
         hint = f" Did you mean {near[0]!r}?" if near[0] else ""
+        if re.search("tool|function|observation", role.lower()):
+            hint = " Calls of tools are not learned here: leave such conversations out"
         raise ValueError(f"{where} has the role {role!r}; expected one of {', '.join(ROLES)}.{hint}")
     if not content.strip():
         raise ValueError(f"{where}, the {role}'s, is empty; expected a text, or leave this turn out")
@@ -324,4 +345,7 @@ def _guess_encoding(raw: bytes) -> str | None:
     ):
         return "UTF-16"  # Latin letters in UTF-16: every other byte is zero
     control = sum(b < 32 and b not in b"\t\n\r\f" for b in raw[:2000])
-    return None if control or 0 in raw else "Windows-1252 (Latin-1)"
+    if control or 0 in raw:
+        return None
+    foreign = sum(b > 127 for b in raw[:2000]) > 0.3 * len(raw[:2000])  # other scripts than the Latin
+    return "an older encoding, such as GBK, Shift-JIS or Windows-1251" if foreign else "Windows-1252 (Latin-1)"

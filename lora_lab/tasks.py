@@ -145,6 +145,16 @@ def encode_task(task: Task, tokenizer, max_length: int, cut_into_windows: bool =
     )
 
 
+def check_vocabulary(rows: Sequence[Sequence[int]], model) -> None:
+    """Raise ValueError where a row has a token that the model has no embedding for: a GPU would only say "assert"."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if (highest := max((max(row) for row in rows), default=0)) >= embeddings:
+        raise ValueError(
+            f"the tokenizer writes token {highest:,}, and the model has embeddings for {embeddings:,}: they are not of "
+            "one model, or words were added to the tokenizer alone. Give the model's own tokenizer"
+        )
+
+
 def _rows(example: Example, tokenizer) -> list[dict[str, list[int]]]:
     """Whole rows that learn every answer: one, but for a conversation that its template rewrites as it goes on."""
     if isinstance(example.prompt, Conversation):
@@ -230,7 +240,7 @@ def _unlearned(row: dict[str, list[int]]) -> int:
 
 def _ids(text: str, tokenizer) -> list[int]:
     # Text that happens to spell "<|endoftext|>" is text, not the end.
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def _short(text: str, length: int = 40) -> str:

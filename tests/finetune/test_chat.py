@@ -112,6 +112,9 @@ class Recorder:
         self.given = given
         return torch.cat([given["input_ids"], given["input_ids"][:, :1]], 1)
 
+    def get_input_embeddings(self):
+        return torch.nn.Embedding(5000, 1)
+
     def train(self, mode=True):
         return self
 
@@ -160,11 +163,41 @@ def test_a_special_token_that_a_turn_spells_out_is_text(name, tokenizer):
 
 @pytest.mark.parametrize("name", ["Gemma", "Mistral"], indirect=True)
 def test_turns_that_the_template_refuses(name, tokenizer):
-    with pytest.raises(ValueError, match="chat template refuses the turns system, user") as caught:
-        row_of((SYSTEM, *TWO), tokenizer)
-    assert name != "Gemma" or "System role not supported. Put the system's text at the head" in str(caught.value)
-    with pytest.raises(ValueError, match="refuses the turns user, user: .*must alternate"):
+    why = "System role not supported" if name == "Gemma" else "must alternate"
+    way = "Put the system's text at the head of the first user turn"
+    with pytest.raises(ValueError, match=f"refuses the turns system, user .the last is 'What is.*{why}.*[.] {way}$"):
+        row_of((SYSTEM, *TWO[:2]), tokenizer)
+    with pytest.raises(ValueError, match="refuses the turns user, user .*must alternate.*[.] Join turns of one role"):
         row_of((TWO[0], *TWO[:2]), tokenizer)
+    with pytest.raises(ValueError, match="refuses the turns assistant, user .*[.] Leave out the greeting"):
+        row_of((TWO[1], *TWO[:2]), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["SmolLM2"], indirect=True)
+def test_a_greeting_that_stands_first_is_read_only(tokenizer):
+    row = row_of((("assistant", "Welcome."), *TWO[:2]), tokenizer)
+    assert learned(row, tokenizer) == ["Paris, on the Seine.<|im_end|>"]
+    assert "Welcome." in tokenizer.decode(row["input_ids"])
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ messages[0].content + 1 }}", "refuses the turns user .the last is 'What is.*can only concatenate str"),
+        ("{{ tools | length }}", "refuses the turns user .*has no len"),
+        (
+            "{{ messages[0].content }}",
+            "does not write down what was answered: of 'Hello' and 'Probe7' it makes 'Hello'",
+        ),
+        ("", "does not write down what was answered"),
+    ],
+    ids=["a type", "tools", "no answer", "empty"],
+)
+def test_a_template_that_is_broken(plain, template, words):
+    tokenizer = copy.deepcopy(plain)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=words):
+        row_of(TWO[:2], tokenizer)
 
 
 THOUGHT = "<think>\nThe Tiber.\n</think>\n\nRome."

@@ -55,6 +55,9 @@ def test_temperature_and_seed(lab, tiny):
         (["--adapter", "nowhere"], "nowhere"),
         (["--model", "deep/er/base"], "no model 'deep/er/base'"),
         (["--temperature", "-1"], "temperature must be 0"),
+        (["--temperature", "nan"], "temperature must be 0"),
+        (["--seed", "-1"], "seed must be from 0 to 4294967295, got -1"),
+        (["--chat", "--system", "\udce9"], "the prompt has '\\udce9', half of a character"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
     ],
 )
@@ -62,3 +65,17 @@ def test_bad_input_is_one_sentence(words, said, lab):
     status, out, err = lab("generate", "The", *words)
     assert status == 1 and out == ""
     assert err.startswith("error: ") and said in err and err.count("\n") == 1
+
+
+def test_a_tokenizer_that_does_not_belong_to_the_model(tiny):
+    model, tokenizer = models.load(tiny)
+    model.resize_token_embeddings(1000)
+    with pytest.raises(ValueError, match=r"token 2,\d+, and the model has embeddings for 1,000"):
+        generate(model, tokenizer, "hello zzz")
+
+
+def test_nothing_to_begin_with(tiny):
+    model, tokenizer = models.load(tiny)
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="the prompt is empty, and this tokenizer has no start token"):
+        generate(model, tokenizer, "")

@@ -140,7 +140,7 @@ def test_a_hub_that_does_not_answer(hub, repo, monkeypatch):
     began = time.monotonic()
     with pytest.raises(ConnectionError, match="no model 'some/model' on this machine, and the hub cannot be reached"):
         models.load(NAME)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_a_file_that_stops_arriving(hub, repo, monkeypatch, cache):
@@ -314,7 +314,7 @@ def test_a_cold_cache_without_a_network_says_so_at_once(hub, repo):
     began = time.monotonic()
     with pytest.raises(ConnectionError, match="no model 'some/model' on this machine, and the hub cannot be reached"):
         models.load(NAME)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("what", ["config", "tokenizer"])
@@ -433,9 +433,24 @@ def test_a_forecast_is_what_finetune_will_predict(tmp_path):
     assert forecast.forecast(ours.look(str(folder)), rank=4, rows=rows, length=length).needed["lora"] == expected
 
 
-@pytest.mark.parametrize("name", ["../../etc", "some/model/more", "a b", "some/model@../x"])
-def test_names_that_are_none(hub, name):
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../../etc", "no model '../../etc': there is no such folder, and a hub name is OWNER/NAME"),
+        ("some/model/more", "a hub name is OWNER/NAME"),
+        ("a b", "a hub name is OWNER/NAME"),
+        ("some/model@../x", "revision '../x'"),
+        ("https://huggingface.co/some/model/tree/main", "OWNER/NAME. Did you mean 'some/model'?"),
+        ("https://huggingface.co/some", "OWNER/NAME. Models on this machine: base"),
+        (".", "'.' is no model: it has no config.json"),
+        ("adapter", "'adapter' is an adapter, not a model"),
+    ],
+)
+def test_names_that_are_none(hub, name, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(words)):
         ours.look(name)
     assert hub.asked == []
 

@@ -147,6 +147,29 @@ def test_alpaca_is_a_question_and_an_answer(tmp_path):
     assert [e.completion for e in task.train[:2]] == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+        {"instruction": "q", "input": "", "output": "a"},
+    ],
+    ids=["ShareGPT", "ours", "Alpaca"],
+)
+def test_a_systems_text_beside_the_turns_is_its_turn(tmp_path, row):
+    lines = [json.dumps(row | {"system": f"Be {i}.", "tools": "[]"}) for i in range(12)]
+    task = load_task(write(tmp_path, "a.jsonl", "\n".join(lines)))
+    assert task.train[1].prompt.turns == (("system", "Be 1."), ("user", "q"))
+
+
+def test_a_book_without_spaces_is_text_cut_at_its_sentences(tmp_path):
+    sentences = [chr(0x4E00 + i) + "\u4f60\u597d" * (i % 40) + "\u3002" for i in range(800)]
+    task = load_task(write(tmp_path, "a.txt", "".join(sentences)))
+    passages = [e.completion for e in (*task.train, *task.validation)]
+    assert sum(map(len, passages)) > task_files.MOST_WORD and max(map(len, passages)) <= task_files.PASSAGE
+    assert all(p.endswith("\u3002") for p in passages)
+
+
 def test_text_is_cut_to_the_length_asked_for_but_not_to_fewer_than_ten_passages(tmp_path):
     path = write(tmp_path, "long.txt", "\n\n".join(STORY.format(i) for i in range(2000)))
     usual, long = load_task(path), load_task(path, max_length=1024)
@@ -172,6 +195,7 @@ BAD = {
     "NUL bytes": ("a.txt", b"text \0 text" * 500, "a.txt has NUL bytes, so it is a binary file"),
     "a picture": ("a.txt", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xfe" * 100, "a.txt is a binary file"),
     "Latin-1": ("a.txt", ("Un caf\xe9 noir. " * 200).encode("latin-1"), r"not UTF-8 \(byte 0xe9 at 6\).*Windows-1252"),
+    "GBK": ("a.txt", ("\u4f60\u597d\u3002" * 900).encode("gbk"), "looks like an older encoding, such as GBK, "),
     "UTF-16": ("a.txt", LONG_ENOUGH.encode("utf-16"), "not UTF-8.*looks like UTF-16"),
     "UTF-16 without mark": ("a.txt", LONG_ENOUGH.encode("utf-16-le"), "looks like UTF-16, not UTF-8"),
     "encoded data": (
@@ -185,6 +209,15 @@ BAD = {
         "line 7 has 200,008 characters",
     ),
     "not JSON": ("a.jsonl", with_line_7('{"prompt": "a", '), "a.jsonl, line 7 is not JSON"),
+    "too long a number": ("a.jsonl", with_line_7('{"prompt": ' + "9" * 5000), "a.jsonl, line 7 is not JSON .Exceeds"),
+    "too deep": ("a.jsonl", with_line_7("[" * 200_000), "a.jsonl, line 7 is not JSON"),
+    "too deep a list": ("a.json", "[" * 200_000, "a.json begins as a JSON list and is none"),
+    "rows under a name": ("a.json", json.dumps({"train": [{}]}), "keys: train.*If 'train' holds the rows, save that"),
+    "turns under another name": (
+        "a.jsonl",
+        with_line_7('{"conversation": [{"from": "human", "value": "a"}]}'),
+        "line 7 has no .*If 'conversation' is the conversation, call it 'messages'",
+    ),
     "a JSON list": ("a.jsonl", with_line_7('["a", "b"]'), 'line 7 is a JSON list; expected {"prompt"'),
     "missing key": ("a.jsonl", with_line_7('{"prompt": "a"}'), r"line 7 has no 'completion' \(keys: prompt\)"),
     "misspelt key": ("a.jsonl", with_line_7('{"promt": "a", "completion": "b"}'), "Did you mean 'prompt' .* 'promt'"),
@@ -223,6 +256,27 @@ BAD = {
         "a.jsonl",
         message(role="assistant", content=None, function_call={}),
         "message 1 has 'function_call' too; .*only text is learned here. Leave such conversations out",
+    ),
+    "a tool's turn": ("a.jsonl", message(role="tool", content="a"), "role 'tool'; .*Calls of tools are not learned"),
+    "another format's tools": (
+        "a.jsonl",
+        among_talks('{"tools": "[{}]", "conversations": [{"from": "human", "value": "a"}]}'),
+        "line 7 has 'tools', which",
+    ),
+    "a system that is no text": (
+        "a.jsonl",
+        among_talks(talk(("user", "a"), ("assistant", "b"), system={"a": 1})),
+        "line 7, 'system': 'content' is {'a': 1}; expected a text",
+    ),
+    "two systems": (
+        "a.jsonl",
+        among_talks(talk(("system", "a"), ("user", "a"), ("assistant", "b"), system="b")),
+        "message 2 is the system's; expected it first",
+    ),
+    "Alpaca with a list": (
+        "a.jsonl",
+        with_line_7('{"instruction": "a", "input": ["c"], "output": "b"}'),
+        "line 7, message 1: 'content' has a part that is no text .'c'.",
     ),
     "tools": ("a.jsonl", among_talks(talk(("user", "a"), ("assistant", "b"), tools=[{}])), "line 7 has 'tools', which"),
     "an answer not to learn": (
