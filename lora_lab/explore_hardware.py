@@ -16,7 +16,7 @@ from lora_lab.result import megabytes
 
 LENGTH = 2048  # tokens of a text, or as many as the model takes
 MOST = 200  # per cent of the card that the picture shows
-LONG = 62  # per cent that are as wide as a bar's label, in bold
+WIDE = 8.2  # per cent that are as wide as a letter of a label, in bold
 CHEAP, DEAR = 0.001, 100  # of the axis of money
 
 
@@ -86,8 +86,9 @@ def hardware_figure() -> tuple[Figure, Callable[[Mapping[str, Outcome], str, flo
             share, fits = 100 * found.memory / memory, found.memory <= memory
             weight = "bold" if method == chosen else "normal"
             bars[y].set_width(min(share, MOST))
-            beyond = 100 if 100 - LONG < share <= 100 else min(share, MOST)  # else the line would go through the label
-            sizes[y].set(x=beyond + 2, text=f"{'→ ' * (share > MOST)}{megabytes(found.memory)}")
+            label = f"{'→ ' * (share > MOST)}{megabytes(found.memory)}"
+            beyond = 100 if 98 - WIDE * len(label) < share <= 100 else min(share, MOST)  # else that line crosses it
+            sizes[y].set(x=beyond + 2, text=label)
             at = min(max(found.money, CHEAP), DEAR)
             marks[y].set_data([at], [y])
             marks[y].set_fillstyle("full" if fits else "none")
