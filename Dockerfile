@@ -6,6 +6,8 @@ RUN useradd --create-home --home-dir /srv/learner --uid 1000 learner
 
 WORKDIR /opt/lora-lab
 COPY . .
+# Files keep the rights that they had where the image was built, and the learner is not root.
+RUN chmod -R a+rX .
 ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python setup_here.py --exact
 

@@ -76,6 +76,12 @@ def test_everything_is_installed_by_the_script_that_binder_runs():
     assert said("COPY") == [". ."]
 
 
+def test_a_learner_can_read_what_somebody_with_a_strict_umask_built():
+    words = [(instruction, words) for instruction, words in instructions() if instruction != "ENV"]
+    place = words.index(("COPY", ". ."))
+    assert words[place + 1] == ("RUN", "chmod -R a+rX .") and ("USER", "1000") in words[place:]
+
+
 def test_what_the_image_needs_is_not_left_out_and_history_is():
     ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
     needed = ["setup_here.py", "course.py", "requirements.txt", "pyproject.toml", "README.md", "LICENSE", "notebooks"]

@@ -1,0 +1,132 @@
+"""The pages for people: their links lead somewhere, the files they name are there, their commands are understood."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+from argparse import ArgumentParser
+from pathlib import Path
+
+import pytest
+
+import course
+import setup_here
+from lora_lab.__main__ import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.md"))}
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+NAMED = re.compile(r"`((?:lora_lab|tests|notebooks|figures|slurm|assets|\.ci|\.binder|\.github)/[\w./*-]+)`")
+COMMAND = re.compile(r"(?<![\w./])(?:python3?|py) (?:-m lora_lab|-m tests|\w+\.py)\b[^`#|\n]*")
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's: lower case, words with hyphens between them, no other signs."""
+    heads = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def broken(text: str, folder: Path = ROOT) -> list[str]:
+    """Links to a file or heading that is not there.
+
+    >>> broken("[a](README.md) [b](NOWHERE.md) [c](README.md#the-course) [d](README.md#nothing) [e](https://x.y)")
+    ['NOWHERE.md', 'README.md#nothing']
+    """
+    found = []
+    for link in LINK.findall(text):
+        name, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        there = folder / name if name else None
+        if there and not there.exists():
+            found.append(link)
+        elif anchor and anchor not in anchors(there.read_text(encoding="utf-8") if there else text):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    assert broken(PAGES[name]) == []
+    for path in NAMED.findall(PAGES[name]):
+        if "NN" not in path:
+            assert any(list((ROOT / part).glob(path.rstrip("/"))) for part in ("", "lora_lab")), path
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every line that starts one of our programs, those in a sentence too."""
+    joined = {name: re.sub(r"\\\n\s+", "", text) for name, text in PAGES.items()}
+    found = [(name, line) for name, text in joined.items() for line in COMMAND.findall(re.sub(r"\[[^]]*\]", "", text))]
+    return sorted({(name, line.strip()) for name, line in found})
+
+
+def understood(line: str) -> bool:
+    """Whether the program would start with these words. Raises SystemExit where a parser refuses them."""
+    words = shlex.split(line)
+    if words[1] == "course.py":
+        return course.parse(words[2:]) is not None
+    if words[1] == "setup_here.py":
+        return set(words[2:]) <= set(re.findall(r"--\w+", setup_here.__doc__))
+    if words[2] == "lora_lab":
+        if len(words) == 3 or words[3].isupper():
+            return True
+        if len(words) == 4:  # named in a sentence, without its words
+            return words[3] in COMMANDS
+        parser = ArgumentParser()
+        importlib.import_module(COMMANDS[words[3]][0]).arguments(parser)
+        return parser.parse_args(words[4:]) is not None
+    parts = words[2].split(".")
+    there = [ROOT.joinpath(*parts).with_suffix(".py"), ROOT.joinpath(*parts, "__main__.py")]
+    source = "".join(path.read_text(encoding="utf-8") for path in there if path.exists())
+    return bool(source) and all(f'"{word}"' in source for word in words[3:] if word.startswith("--"))
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_s_words_are_ones_that_its_program_takes(page, line):
+    assert understood(line)
+
+
+def test_enough_commands_are_found_and_a_wrong_one_is_seen():
+    assert len(commands()) >= 30
+    for wrong in ("python -m lora_lab count --ranks 8", "python -m lora_lab cuont", "python setup_here.py --all"):
+        with pytest.raises((SystemExit, KeyError, AssertionError)):
+            assert understood(wrong)
+    for wrong in ("python -m tests.bench --recrd", "python -m tests.benches"):
+        assert not understood(wrong)
+
+
+# --- README's map -----------------------------------------------------------------------------------------------------
+
+
+PACKAGES = list((ROOT / "lora_lab").glob("*/__init__.py"))
+
+
+def rows() -> list[set[str]]:
+    """The modules of each line of the map, "figures_..." as every one of that kind."""
+    block = PAGES["README.md"].partition("## The package")[2].partition("Each is one file")[0]
+    names = {path.stem for path in (ROOT / "lora_lab").glob("*.py")} | {p.parent.name for p in PACKAGES}
+    found = []
+    for line in re.findall(r"^    (\S.*)$", block, re.MULTILINE):
+        left, right = re.split(r"\s{2,}", line, maxsplit=1)
+        told = {word for word in re.findall(r"\w+", right) if word in names and "_" in word}
+        row = {word for word in left.split(", ") if word in names} | told
+        kinds = [word[:-3] for word in left.split(", ") if word.endswith("...")]
+        found.append(
+            row | {name for kind in kinds for name in names if name.startswith(kind) and "command" not in name}
+        )
+    return found
+
+
+def test_the_map_is_in_order():
+    """At the top of its file, a module of the map imports only from lines above it, from its own, or from none."""
+    at = {name: i for i, row in reversed(list(enumerate(rows()))) for name in row}
+    assert len(at) > 70
+    wrong = []
+    for name, place in at.items():
+        path = ROOT / "lora_lab" / f"{name}.py"
+        for node in ast.parse(path.read_text(encoding="utf-8")).body if path.exists() else []:
+            if isinstance(node, ast.ImportFrom) and node.module == "lora_lab":
+                wrong += [f"{name} imports {a.name}" for a in node.names if at.get(a.name, -1) > place]
+    assert wrong == []
