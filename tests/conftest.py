@@ -8,10 +8,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# No deadline: the first example pays for an import, and machines differ. The same examples every time.
-hypothesis.settings.register_profile("course", deadline=None, derandomize=True)
+# No deadline and no word about slow examples: the first one pays for an import, machines differ, and one may be busy.
+# The same examples every time.
+PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("course", derandomize=True, **PATIENT)
 # pytest --hypothesis-profile=long: other examples each time, and many (8 minutes for tests/lora/test_sequences.py).
-hypothesis.settings.register_profile("long", deadline=None, max_examples=1500, stateful_step_count=40)
+hypothesis.settings.register_profile("long", **PATIENT, max_examples=1500, stateful_step_count=40)
 hypothesis.settings.load_profile("course")
 
 NO_SKIP = bool(os.environ.get("LORA_LAB_NO_SKIP"))

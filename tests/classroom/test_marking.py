@@ -22,7 +22,7 @@ from lora_lab.classroom import homework, marking, marking_worker
 from lora_lab.interview import drills
 from tests.classroom.conftest import SOLUTION, STUDENTS
 
-SECONDS = 6
+SECONDS, ENOUGH = 8, 40  # for what would not end by itself, and for what does, however busy the machine
 UNIX = os.name == "posix"
 
 
@@ -56,7 +56,7 @@ def submit(notebook, student, name=None, content=None) -> marking.Submission:
     return marking.Submission(name or homework.file_name(student), content, student)
 
 
-def marked(kit, notebook, seconds=SECONDS, memory_mb=2048, student="Bo"):
+def marked(kit, notebook, seconds=ENOUGH, memory_mb=2048, student="Bo"):
     entry = submit(notebook, student)
     rows = list(marking.mark(load(kit), entry, seconds, memory_mb))
     return {row[1]: row for row in rows}, entry
@@ -167,25 +167,27 @@ HOSTILE = {  # what stands in the second question's cell -> what the CSV says th
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_submission_costs_itself_alone(kit, kind):
+def test_a_hostile_submission_costs_itself_alone(kit, kind, tmp_path, monkeypatch):
     """What else it answered still counts where it can, and its folder is gone afterwards."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # another test may be marking at the same time
     code, says, others = HOSTILE[kind]
     notebook = answered(kit, load(kit), "Bo")
     answer_cell(notebook).source = code
     start = time.monotonic()
-    rows, entry = marked(kit, notebook, seconds=3 if kind == "hangs and will not be ended" else SECONDS)
-    assert time.monotonic() - start < SECONDS + 5
+    limit = {"hangs": SECONDS, "hangs and will not be ended": 3}.get(kind, ENOUGH)
+    rows, entry = marked(kit, notebook, seconds=limit)
+    assert time.monotonic() - start < limit + 20
     assert rows["question-2"][2] == 0 and re.search(re.escape(says), rows["question-2"][4]), rows["question-2"]
     assert [rows[item][2] for item in ("question-1", "break_even")] == ([1, 1] if others else [0, 0])
     assert bool(entry.problem) == (not others)
-    assert not list(Path(tempfile.gettempdir()).glob("marking-*"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory limit is that of Linux")
 def test_one_that_fills_memory(kit):
     notebook = answered(kit, load(kit), "Bo")
     answer_cell(notebook).source = "hog = []\nwhile True:\n    hog.append(bytearray(2**24))"
-    rows, _ = marked(kit, notebook, seconds=40, memory_mb=600)  # on a busy machine filling it takes a while
+    rows, _ = marked(kit, notebook, memory_mb=600)
     assert "MemoryError" in rows["question-2"][4]
     assert rows["question-1"][2] == 1, "the memory is free again for what comes after"
 
@@ -217,7 +219,7 @@ def test_what_it_started_ends_with_it(kit, tmp_path):
     answer_cell(notebook).source = start + ".write(str(child.pid))"
     marked(kit, notebook)
     pid = int((tmp_path / "pid").read_text())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "still running"
         time.sleep(0.05)
@@ -226,7 +228,7 @@ def test_what_it_started_ends_with_it(kit, tmp_path):
 def test_it_does_not_see_the_teachers_environment(monkeypatch):
     monkeypatch.setenv("TEACHERS_TOKEN", "secret")
     job = {"cells": [{"source": "import os\nx = 'TEACHERS_TOKEN' in os.environ", "answers": "x"}]}
-    said, _ = marking.run({**job, "answers": [{"id": "x", "answer": "x", "binds": ["x"]}]}, SECONDS, 2048)
+    said, _ = marking.run({**job, "answers": [{"id": "x", "answer": "x", "binds": ["x"]}]}, ENOUGH, 2048)
     assert said["x"]["value"] == "False"
 
 
@@ -243,7 +245,7 @@ def test_all_are_read_before_any_is_run(kit, tmp_path):
         nbformat.write(notebook, folder / homework.file_name(student))
     (folder / "Cé_Dé.ipynb").write_text("{broken", encoding="utf-8")
     made["students"]["Cé Dé"]["file"] = "Cé_Dé.ipynb"
-    rows, fine = marking.mark_all(made, marking.read_all(folder), SECONDS, 2048)
+    rows, fine = marking.mark_all(made, marking.read_all(folder), ENOUGH, 2048)
     assert not list(folder.iterdir()), "the first one did what it could"
     assert [by_item(rows, student)["total"][2] for student in STUDENTS[1:3]] == [3, 3]
     assert not fine
@@ -316,7 +318,7 @@ def test_two_for_one_student():
 )
 def test_what_is_no_notebook_is_said_so(kit, content):
     entry = submit(None, "Bo", content=content)
-    rows = list(marking.mark(load(kit), entry, SECONDS, 2048))
+    rows = list(marking.mark(load(kit), entry, ENOUGH, 2048))
     assert "no valid notebook" in entry.problem and [row[2] for row in rows] == [0, 0, 0]
     marking.assign([entry], STUDENTS)
 

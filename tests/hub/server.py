@@ -200,8 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         self.end_headers()
         if self.command == "GET":
+            self.hub.sent[file] = self.hub.sent.get(file, 0) + len(body)  # first: who has the bytes may look at once
             self.wfile.write(body)
-            self.hub.sent[file] = self.hub.sent.get(file, 0) + len(body)
         if cut:
             self.close_connection = True
             time.sleep(0.05)  # let the bytes arrive before the connection goes
