@@ -42,11 +42,16 @@ class Outcome:
     money: float
 
 
+def text_length(model: str) -> int:
+    """Tokens of the one text that a step takes."""
+    return min(LENGTH, context(model))
+
+
 @functools.lru_cache(1024)
 def outcome(choice: Choice) -> Outcome:
     """What a choice takes, with an adapter on all linear layers, one text at a time."""
     shape, card, method = shapes.known(choice.model), cards.card(choice.card), METHODS[choice.method]
-    length = min(LENGTH, context(choice.model))
+    length = text_length(choice.model)
     speed = cost.tokens_per_second(shape, card, method, choice.mfu / 100, length, choice.rank)
     need = cost.need(shape, method, length, rank=choice.rank, checkpointing=choice.checkpointing)
     return Outcome(need, speed, cost.per_million(choice.price, speed))
@@ -106,7 +111,8 @@ def finding(choice: Choice) -> str:
     rank = "" if choice.method == "full" else f", rank {choice.rank} on all linear layers"
     return (
         f"Predicted, not measured: {choice.model}, {choice.method}{rank}, on one {choice.card} of "
-        f"{card.memory / 1e9:g} GB. {megabytes(found.memory)} at the peak: {verdict(found.memory, card.memory)}. "
+        f"{card.memory / 1e9:g} GB, a text of {text_length(choice.model):,} tokens a step. "
+        f"{megabytes(found.memory)} at the peak: {verdict(found.memory, card.memory)}. "
         f"At {choice.mfu} % of its peak{' in float16' * (not card.bfloat16)} {found.speed:,.1f} tokens a second; "
         f"at {choice.price:.2f} an hour, {found.money:.4g} for a million tokens."
     )

@@ -60,12 +60,13 @@ def test_the_finding_says_that_it_predicts_whether_it_fits_and_what_it_costs(one
     assert one.text.startswith(
         "Predicted, not measured: Llama-2-7B, LoRA, rank 16 on all linear layers, on one RTX 4090"
     )
-    assert f"{found.memory / 1e9:.2f} GB at the peak: fits" in one.text
+    assert f"of 24 GB, a text of 2,048 tokens a step. {found.memory / 1e9:.2f} GB at the peak: fits" in one.text
     assert f"{found.speed:,.1f} tokens a second; at 1.00 an hour, {found.money:.4g} for a million tokens." in one.text
     one.controls["method"].value = "full"
     assert "does not fit" in one.text and "rank" not in one.text
     assert "as if each fitted" in one.detail.value
-    one.controls["card"].value = "T4"
+    one.controls["card"].value, one.controls["model"].value = "T4", "GPT-2"
+    assert "a text of 1,024 tokens" in one.text
     assert "% of its peak in float16 " in one.text  # it has no bfloat16
 
 
@@ -97,7 +98,8 @@ def test_the_line_at_100_per_cent_goes_through_no_number():
 
 
 def test_the_live_picture_is_the_static_picture_to_the_pixel(one):
-    one.controls["card"].value = "T4"
+    one.controls["card"].value, one.controls["model"].value = "T4", "GPT-2"
+    assert "a text of 1,024 tokens" in one.text
     assert np.array_equal(pixels(one.image.value), pixels(figures.png(one.figure, dpi=144)))
 
 
