@@ -128,6 +128,12 @@ def check_disk(build: str, folder: Path = ROOT) -> None:
         raise CourseError(disk_full(build, free))
 
 
+def size(folder: Path) -> int:
+    """Bytes in the files of a folder, links not followed."""
+    paths = (os.path.join(place, name) for place, _, names in os.walk(str(folder)) for name in names)
+    return sum(os.lstat(path).st_size for path in paths)
+
+
 def disk_full(build: str = "cpu", free: "float | None" = None) -> str:
     free = shutil.disk_usage(str(ROOT)).free / 1e9 if free is None else free
     return (
@@ -454,7 +460,7 @@ def prepare(choice: "str | None" = None) -> bool:
             raise
         done = {"state": "ready", "owner": owner, "requirements": fingerprint(), "python": venv_version()}
         write_state({**done, "root": str(ROOT), "build": build})
-        say(f"Ready after {time.time() - start:.0f} seconds. The next start takes a few seconds.")
+        say(f"Ready after {time.time() - start:.0f} seconds; .venv takes {size(VENV) / 1e9:.1f} GB.")
     return True
 
 
@@ -541,6 +547,9 @@ def parse(argv: "list[str]") -> argparse.Namespace:
 
 
 def main(argv: "list[str] | None" = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # sent to a file on Windows, they lack most of the letters a path can have
+            stream.reconfigure(errors="replace")
     args = parse(sys.argv[1:] if argv is None else argv)
     try:
         check_python()

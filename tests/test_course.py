@@ -11,6 +11,7 @@ import errno
 import functools
 import http.server
 import importlib.util
+import io
 import json
 import os
 import re
@@ -222,9 +223,29 @@ def test_a_name_that_does_not_resolve_costs_seconds_not_minutes(monkeypatch):
 def test_the_first_start_makes_it_and_the_second_does_nothing(course, capsys):
     assert course.prepare()
     assert course.calls == ["venv", f"pip -r {course.REQUIREMENTS}"]
-    assert "Ready after" in capsys.readouterr().out
+    assert re.search(r"Ready after \d+ seconds; \.venv takes 0\.0 GB", capsys.readouterr().out)
     assert not course.prepare()
     assert len(course.calls) == 2
+
+
+def test_what_venv_takes_is_counted_without_following_links(course, tmp_path):
+    (tmp_path / "in" / "it").mkdir(parents=True)
+    (tmp_path / "in" / "a").write_bytes(b"12345")
+    (tmp_path / "in" / "it" / "b").write_bytes(b"678")
+    assert course.size(tmp_path / "in") == 8
+    if os.name != "nt":  # where a link needs rights
+        (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a")
+        assert course.size(tmp_path / "in") == 8 + len(str(tmp_path / "in" / "a"))
+
+
+def test_a_letter_that_a_redirected_output_lacks_stops_nothing(course, monkeypatch):
+    """As on Windows, where what is sent to a file is in cp1252."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(course, "prepare", lambda choice: course.say("Making C:/Users/Łukasz/课程/.venv") or True)
+    assert course.main(["setup"]) == 0
+    out.flush()
+    assert out.buffer.getvalue().startswith(b"Making C:/Users/?ukasz/??/.venv")
 
 
 def test_jupyterlabs_news_question_is_off(course):
