@@ -16,6 +16,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
+from lora_lab.config import did_you_mean
 from lora_lab.peft_format import CONFIG_FILE, WEIGHTS_FILE
 
 # Lies beside the two files while they are replaced: {file: [digest before (None: there was no whole adapter), digest
@@ -91,6 +92,8 @@ def _read_config(folder: Path) -> object:
             raise ValueError(f"{folder} is a file: an adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
         below = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_FILE}")) if folder.is_dir() else []
         hint = f" There are adapters below it: {', '.join(below)}." if below else ""
+        if folder.parent.is_dir() and not folder.is_dir():
+            hint = f" There is no such folder.{did_you_mean(folder.name, (p.name for p in folder.parent.iterdir()))}"
         raise ValueError(f"can't find '{CONFIG_FILE}' in {folder}.{hint}")
     if not _whole(folder):
         raise ValueError(

@@ -77,7 +77,7 @@ def load_tokenizer(name: str | Path = "base", revision: str | None = None) -> Pr
 
     tokenizer = _local_first(AutoTokenizer.from_pretrained, name, revision, what="tokenizer", trust_remote_code=False)
     if tokenizer.pad_token is None:  # GPT-2 and Llama have none; padding is masked, so any token serves
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 
 

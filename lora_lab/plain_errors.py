@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,6 +14,9 @@ INTERRUPTED = 130  # the status that shells give a program stopped by ^C
 
 def plainly(run: Callable[[], int | None]) -> int:
     """Call `run`; returns its status, or prints what went wrong to stderr and returns one above 0."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # redirected on Windows, it lacks most of the world's characters
+            stream.reconfigure(errors="replace")
     try:
         return run() or 0
     except KeyboardInterrupt as error:

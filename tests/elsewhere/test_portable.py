@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lora_lab.plain_errors import plainly
 
 ROOT = Path(__file__).parents[2]
 FILES = [
@@ -120,3 +123,11 @@ def test_line_ends_do_not_depend_on_the_system():
     assert "* text=auto eol=lf" in (ROOT / ".gitattributes").read_text(encoding="utf-8").splitlines()
     text = [ROOT / name for name in tracked() if name.endswith((".py", ".md", ".toml", ".ipynb", ".txt", "postBuild"))]
     assert [path.name for path in text if b"\r" in path.read_bytes()] == []
+
+
+def test_a_character_that_the_output_lacks_is_replaced(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # what a redirected output is on Windows
+    monkeypatch.setattr(sys, "stdout", out)
+    assert plainly(lambda: print("a pirate \U0001f642")) == 0
+    out.flush()
+    assert out.buffer.getvalue().startswith(b"a pirate ?")

@@ -56,6 +56,10 @@ def test_padding_token_where_the_tokenizer_has_none(tiny, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     tokenizer = models.load_tokenizer(folder)
     assert tokenizer.pad_token == "<|endoftext|>"
+    for name in ("pad_token", "eos_token", "bos_token"):
+        setattr(tokenizer, name, None)
+    tokenizer.save_pretrained(tmp_path / "none-at-all")
+    assert models.load_tokenizer(tmp_path / "none-at-all").pad_token_id == 0
 
 
 def refuse(monkeypatch, error):

@@ -49,7 +49,9 @@ def refused(folder, match: str, error: type[Exception] = ValueError, model=None,
 def test_row_M_no_configuration(saved):
     (saved / "adapter_config.json").unlink()
     refused(saved, f"can't find 'adapter_config.json' in {saved}")
-    refused(saved / "nowhere", "can't find 'adapter_config.json'")
+    refused(saved / "nowhere", "can't find 'adapter_config.json' in .*nowhere. There is no such folder.$")
+    near = saved.with_name(f"{saved.name}s")
+    refused(near, f"There is no such folder. Did you mean '{saved.name}'")
 
 
 def test_row_M_the_adapter_is_one_folder_further_down(tmp_path):
