@@ -13,6 +13,7 @@ import pytest
 
 import course
 import setup_here
+from lora_lab import doctor
 from lora_lab.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,19 @@ def test_enough_commands_are_found_and_a_wrong_one_is_seen():
             assert understood(wrong)
     for wrong in ("python -m tests.bench --recrd", "python -m tests.benches"):
         assert not understood(wrong)
+
+
+def test_an_image_gets_the_memory_that_the_doctor_wants():
+    given = re.findall(r"--memory (\d+)g|mem_limit = \"(\d+)G\"", PAGES["ELSEWHERE.md"])
+    given += re.findall(r"give each\s+student (\d+)( GB)", PAGES["INSTRUCTORS.md"])
+    assert len(given) == 4
+    assert all(float(one.strip() or other) > doctor.ENOUGH_MEMORY_GB for one, other in given)
+
+
+@pytest.mark.parametrize("name", ["ELSEWHERE.md", "README.md"])
+def test_code_on_the_pages_is_python(name):
+    for block in re.findall(r"^```python\n(.*?)^```", PAGES[name], re.MULTILINE | re.DOTALL):
+        compile(block, name, "exec")
 
 
 # --- README's map -----------------------------------------------------------------------------------------------------
