@@ -301,7 +301,8 @@ def _parts(content: list, where: str) -> str:
 def _decoded(path: Path) -> str:
     """The file's text with plain newlines, or an error that says what the file is instead."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"{path.name} ends in {path.suffix!r}; expected a .txt, .jsonl or .json file")
+        hint = "" if path.exists() else ". A data set of the hub is not fetched here: save it as .jsonl first"
+        raise ValueError(f"{path.name} ends in {path.suffix!r}; expected a .txt, .jsonl or .json file{hint}")
     if not path.exists():
         folder = path.parent
         names = [p.name for p in folder.iterdir()] if folder.is_dir() else []

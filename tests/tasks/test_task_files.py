@@ -373,3 +373,8 @@ def test_a_folder_is_refused(tmp_path):
     folder.mkdir()
     with pytest.raises(ValueError, match="is a folder; expected a .txt, .jsonl or .json file"):
         load_task(folder)
+
+
+def test_a_data_set_of_the_hub_is_not_fetched():
+    with pytest.raises(ValueError, match="no_robots ends in ''; .*A data set of the hub is not fetched here"):
+        load_task("HuggingFaceH4/no_robots")
