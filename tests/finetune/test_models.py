@@ -58,8 +58,8 @@ def test_padding_token_where_the_tokenizer_has_none(tiny, tmp_path):
     assert tokenizer.pad_token == "<|endoftext|>"
     for name in ("pad_token", "eos_token", "bos_token"):
         setattr(tokenizer, name, None)
-    tokenizer.save_pretrained(tmp_path / "none-at-all")
-    assert models.load_tokenizer(tmp_path / "none-at-all").pad_token_id == 0
+    tokenizer.save_pretrained(folder)
+    assert models.load_tokenizer(folder).pad_token_id == 0
 
 
 def refuse(monkeypatch, error):
