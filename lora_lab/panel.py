@@ -37,10 +37,15 @@ def button(label: str, pressed: Callable[[], object], help_text: str = "") -> ip
 
 
 def only(shown: Iterable[ipywidgets.Widget], among: Iterable[ipywidgets.Widget]) -> None:
-    """Of the widgets `among`, show those of `shown` and hide the others."""
+    """Of the widgets `among`, show those of `shown` and hide the others.
+
+    Each says so itself as well, not its layout alone: ipykernel 7.4 has what a widget sends answered by the thread from
+    which the widget spoke last, so the press of a silent button could overtake the tick that was made before it.
+    """
     shown = list(shown)
     for widget in among:
         widget.layout.display = None if widget in shown else "none"
+        widget.disabled = widget not in shown
 
 
 def hidden(widget: ipywidgets.Widget) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -10,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,20 +73,19 @@ def jupyterlab(home: Path) -> Iterator[Lab]:
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    lab = Lab(folder, port, secrets.token_hex(16))
+        port = probe.getsockname()[1]  # free now; where another program takes it meanwhile, JupyterLab takes the next
+    token = secrets.token_hex(16)
     places = {"CONFIG_DIR": "config", "DATA_DIR": "data", "RUNTIME_DIR": "runtime"}
     env = {**os.environ, **{f"JUPYTER_{name}": str(home / place) for name, place in places.items()}}
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
-    env |= {"JUPYTER_TOKEN": lab.token, "JUPYTER_PREFER_ENV_PATH": "1"}
+    env |= {"JUPYTER_TOKEN": token, "JUPYTER_PREFER_ENV_PATH": "1"}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
-    command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}"]
+    command += [f"--ServerApp.port={port}", f"--ServerApp.root_dir={folder}"]
     command += ["--LabApp.expose_app_in_browser=True"]  # the tests ask the notebook's own model what ran
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     try:
-        wait_for(f"http://127.0.0.1:{port}/api", process, home / "log")
-        yield lab
+        yield Lab(folder, wait_for_port(home, process), token)
     finally:
         process.terminate()  # the server ends its kernels
         try:
@@ -102,16 +101,19 @@ def lab(chromium, tmp_path_factory):
         yield lab
 
 
-def wait_for(url: str, process: subprocess.Popen, log: Path, seconds: float = 120) -> None:
+def wait_for_port(home: Path, process: subprocess.Popen, seconds: float = 180) -> int:
+    """The port on which this JupyterLab, and no other program, answers; it writes it down once it listens."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"JupyterLab ended:\n{log.read_text(encoding='utf-8')[-3000:]}"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log.read_text(encoding='utf-8')[-3000:]}")
+        log = (home / "log").read_text(encoding="utf-8")[-3000:]
+        assert process.poll() is None, f"JupyterLab ended:\n{log}"
+        with contextlib.suppress(StopIteration, OSError, ValueError):
+            written = next(iter((home / "runtime").glob("jpserver-*.json")))
+            port = json.loads(written.read_text(encoding="utf-8"))["port"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5):
+                return port
+        time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not answer in {seconds} s:\n{log}")
 
 
 @pytest.fixture(scope="module")
@@ -139,5 +141,10 @@ def new_page(browser):
     page.complaints = []
     page.on("pageerror", lambda error: page.complaints.append(f"thrown: {error}"))
     page.on("console", lambda message: message.type == "error" and page.complaints.append(message.text))
-    page.on("requestfailed", lambda request: page.complaints.append(f"not loaded: {request.url} {request.failure}"))
+    page.on("requestfailed", lambda request: page.complaints.extend(not_loaded(request)))
     return page
+
+
+def not_loaded(request) -> list[str]:
+    """The complaint about a request that failed; none of a picture that the next one replaced before it was read."""
+    return [] if request.url.startswith("blob:") else [f"not loaded: {request.url} {request.failure}"]

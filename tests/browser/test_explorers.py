@@ -31,7 +31,9 @@ EXPLORERS = {
     "locked": 'explorers.training(lock={"rank": (1, 5), "alpha": 16, "optimizer": None})',
 }
 COMPARED = "explorers.compare(explorers.training(rank=1), explorers.training(rank=8))"
-BYTES = "async image => Array.from(new Uint8Array(await (await fetch(image.src)).arrayBuffer()))"
+# The address is a blob's, which is gone once the next picture is there: then nothing, and one may ask again.
+BYTES = "image => fetch(image.src).then(a => a.arrayBuffer()).then(b => Array.from(new Uint8Array(b)), () => [])"
+PATIENCE = 900  # looks, a tenth of a second apart
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def expect(page, cell: int, here: explorer.Explorer, place: int = 0) -> None:
     """Wait until the page shows the finding, the table and, to the byte, the picture that `here` has here."""
     here.finish()  # the browser's driver runs a loop, as a kernel does
     shown = output(page, cell).locator(".widget-html-content")
-    for _ in range(200):
+    for _ in range(PATIENCE):
         finding, detail = (words(shown.nth(2 * place + i).inner_html()) for i in (0, 1))
         if finding == words(here.finding.value) and detail == words(here.detail.value):
             break
@@ -72,7 +74,7 @@ def expect(page, cell: int, here: explorer.Explorer, place: int = 0) -> None:
     assert finding == words(here.finding.value)
     assert detail == words(here.detail.value)
     image = output(page, cell).locator("img").nth(place)
-    for _ in range(20):  # the picture comes as a message of its own
+    for _ in range(PATIENCE):  # the picture comes as a message of its own
         if (pixels := bytes(image.evaluate(BYTES))) == bytes(here.image.value):
             break
         page.wait_for_timeout(100)
@@ -122,9 +124,7 @@ def test_picture_and_numbers_follow_every_control(name, notebook):
     here.finish()
     assert bytes(here.image.value) == start
     expect(notebook, cell, here)
-    overtaken = "not loaded: blob:"  # a picture that the next one replaced before it was read
-    assert errors_shown(notebook) == []
-    assert [text for text in notebook.complaints if not text.startswith(overtaken)] == []
+    assert errors_shown(notebook) == [] and notebook.complaints == []
 
 
 def test_what_a_teacher_locked_does_not_move(notebook):

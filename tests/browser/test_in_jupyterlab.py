@@ -31,6 +31,10 @@ ipywidgets.VBox([slider, picture])
 BROKEN = "import ipywidgets\nout = ipywidgets.Output()\nwith out:\n    1 / 0\nout"
 
 READY = "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+# What has the keyboard's focus: its words, its type, its tag.
+FOCUSED = (
+    "() => [document.activeElement.innerText, document.activeElement.type, document.activeElement.tagName].join(' ')"
+)
 # Committed outputs go first, so that what is seen later was made by this run.
 FORGET = """() => {
     for (const cell of jupyterapp.shell.currentWidget.content.model.cells)
@@ -67,12 +71,10 @@ MARK = """() => {
     }
     return false;
 }"""
-# The picture's bytes: its address is a new blob on every update, changed or not.
-PIXELS = """async () => {
-    const picture = document.querySelector('[data-test=picture]');
-    const bytes = new Uint8Array(await (await fetch(picture.src)).arrayBuffer());
-    return Array.from(bytes).join();
-}"""
+# The picture's bytes: its address is a new blob on every update, changed or not. Nothing where the blob is gone and the
+# next picture not yet in its place.
+PIXELS = """() => fetch(document.querySelector('[data-test=picture]').src).then(answer => answer.arrayBuffer())
+    .then(bytes => Array.from(new Uint8Array(bytes)).join(), () => '')"""
 
 
 # In an Output widget an error stands as text, where no cell's outputs tell of it.
@@ -109,7 +111,7 @@ def move_a_slider(page) -> tuple[str, str]:
     page.wait_for_function(MARK)
     slider = page.locator("[data-test=slider]")
     slider.scroll_into_view_if_needed()
-    before, value = page.evaluate(PIXELS), slider.get_attribute("aria-valuenow")
+    before, value = page.wait_for_function(PIXELS).json_value(), slider.get_attribute("aria-valuenow")
     slider.focus()
     for key in ("ArrowRight", "ArrowRight", "ArrowLeft", "ArrowLeft", "ArrowLeft"):  # left for a slider at its end
         slider.press(key)
@@ -117,8 +119,8 @@ def move_a_slider(page) -> tuple[str, str]:
         if slider.get_attribute("aria-valuenow") != value:
             break
     assert slider.get_attribute("aria-valuenow") != value, "the slider does not move by keyboard"
-    for _ in range(40):
-        after = page.evaluate(PIXELS)
+    for _ in range(360):
+        after = page.evaluate(PIXELS) or before
         if after != before:
             break
         page.wait_for_timeout(250)

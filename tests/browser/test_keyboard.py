@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from lora_lab.render import KERNEL
 from tests.browser.conftest import new_page
-from tests.browser.test_in_jupyterlab import errors_shown, open_and_run
+from tests.browser.test_in_jupyterlab import FOCUSED, errors_shown, open_and_run
 
 SOURCES = {
     "results": "from lora_lab import explorers\nexplorers.results()",
@@ -74,11 +74,17 @@ def said(page, name: str) -> str:
 
 
 def wait_until(page, true, what: str) -> None:
-    for _ in range(150):
+    """Look every 40 ms; a busy machine may take a minute."""
+    for _ in range(1500):
         if true():
             return
         page.wait_for_timeout(40)
     pytest.fail(what)
+
+
+def focus_comes(page, words: str) -> None:
+    """Wait until the kernel has put the focus where these words are: late, it would break into the keys that follow."""
+    wait_until(page, lambda: words in page.evaluate(FOCUSED), f"the focus does not come to {words!r}")
 
 
 def enter(page, name: str) -> dict:
@@ -193,11 +199,13 @@ def test_flash_cards_are_turned_and_graded(notebook):
         tab_to(page, name, "^Show the answer$")
         page.keyboard.press("Space")
         wait_until(page, lambda: output(page, name).locator("button:visible").count() == 3, "the card does not turn")
+        focus_comes(page, "I knew it")
         assert sorted(walk(page, name)) == [0, 1, 2]
         enter(page, name)
         tab_to(page, name, grade)
         page.keyboard.press("Space")
         wait_until(page, lambda: output(page, name).locator("button:visible").count() == 1, "no next card")
+        focus_comes(page, "Show the answer")
         fronts.append(said(page, name))
     assert len(set(fronts)) == 4
 
@@ -209,6 +217,7 @@ def test_a_mock_interview_is_begun_answered_ticked_and_led_on(notebook):
     page.keyboard.press("Space")
     box = output(page, name).locator("textarea")
     box.wait_for()
+    focus_comes(page, "TEXTAREA")
     first = said(page, name)
     enter(page, name)
     wait_until(page, lambda: page.evaluate("document.activeElement.tagName") == "TEXTAREA", "the box is not first")
@@ -218,6 +227,7 @@ def test_a_mock_interview_is_begun_answered_ticked_and_led_on(notebook):
     page.keyboard.press("Space")
     boxes = output(page, name).locator("input[type=checkbox]:visible")
     wait_until(page, lambda: boxes.count() == 3, "no answer and no rubric")
+    focus_comes(page, "checkbox")
     assert box.input_value().endswith("to JupyterLab")
     ticked = []
 
@@ -233,6 +243,7 @@ def test_a_mock_interview_is_begun_answered_ticked_and_led_on(notebook):
     tab_to(page, name, "^Next question$")
     page.keyboard.press("Space")
     wait_until(page, lambda: boxes.count() == 0 and "Question 2 of 5" in said(page, name), "no second question")
+    focus_comes(page, "TEXTAREA")
     assert said(page, name) != first
 
 
@@ -248,6 +259,7 @@ def test_a_drill_is_answered_with_enter_and_drawn_anew(notebook):
         tab_to(page, name, f"^{label}$")
         page.keyboard.press("Space")
     wait_until(page, lambda: said(page, name)[:200] != task[:200], "the drill stays the same")
+    focus_comes(page, "text INPUT")
 
 
 def test_a_control_out_of_reach_and_a_trap_would_be_seen(notebook):

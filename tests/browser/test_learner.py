@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -50,7 +51,10 @@ def run(page, at, text=None):
         }""",
         arg=[at, before],
     )
-    return cell(page, at).locator(".jp-OutputArea-output").all_inner_texts()
+    told = cell(page, at).locator(".jp-OutputArea-output")
+    if page.evaluate("at => jupyterapp.shell.currentWidget.content.model.cells.get(at).outputs.length", at):
+        told.filter(has_text=re.compile(r"\S")).first.wait_for()  # what is there may not be drawn yet
+    return told.all_inner_texts()
 
 
 def test_two_exercises_one_wrongly_first(page, lab, lesson):

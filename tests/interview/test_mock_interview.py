@@ -153,6 +153,7 @@ def focused(monkeypatch):
 
 
 def shown(mock):
+    assert all(part.disabled == panel.hidden(part) for part in mock.parts), "each speaks for itself when its turn comes"
     return [part for part in mock.parts if not panel.hidden(part)]
 
 
