@@ -221,6 +221,23 @@ def test_both_sides_begin_with_the_same_numbers_and_leave_the_model_plain(tmp_pa
     assert all(torch.equal(p, plain[name]) and not p.requires_grad for name, p in network.named_parameters())
 
 
+def test_a_model_that_was_trained_before_is_trained_under_autocast_again(tmp_path):
+    b, adapter, peft = bench(tmp_path), build.Adapter("q_proj", 4), side_by_side.WAYS[0]
+    ways = (side_by_side.PLAIN, side_by_side.PLAIN, peft, peft)  # accelerate marks what it has prepared, and only once
+    losses = [side_by_side.measure(b, "Llama-2-7B", adapter, way)["losses"] for way in ways]
+    assert losses[0] == losses[1] and losses[2] == losses[3]
+    assert not {"forward", "_is_accelerate_prepared"} & vars(b.network("Llama-2-7B")).keys()
+
+
+def test_adapters_in_bfloat16_are_predicted_to_keep_what_they_read_once():
+    adapter, wide = build.Adapter("all-linear", 16), Bench(CPU, sizes.REAL, Path())
+    half, whole = (
+        side_by_side.predicted(wide, "Llama-2-7B", adapter, replace(side_by_side.PLAIN, half=half))
+        for half in (True, False)
+    )
+    assert abs(half / 37.79e9 - 1) < 0.01 and abs(whole / 42.30e9 - 1) < 0.01  # what torch's allocator handed out
+
+
 def test_figures_follow_from_what_was_measured(tmp_path, monkeypatch):
     b = bench(tmp_path)
     monkeypatch.setattr(card, "peak_flops", lambda name: 1e9)

@@ -81,6 +81,7 @@ def adapted(network: torch.nn.Module, adapter: Adapter, side: str, half: bool = 
     A and B are overwritten with numbers drawn for each path, so that both sides begin with the very same ones. half:
     adapters in bfloat16 instead of float32 (peft: autocast_adapter_dtype=False).
     """
+    before = set(vars(network))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if side == "ours":
@@ -105,9 +106,9 @@ def adapted(network: torch.nn.Module, adapter: Adapter, side: str, half: bool = 
             trained.unload()
         elif adapter_names(network):  # else they are merged, and gone
             unload(network)
-        network.__dict__.pop("peft_config", None)
-        for change in ("forward", "_original_forward"):  # accelerate's autocast around it
-            network.__dict__.pop(change, None)
+        # Above all accelerate's autocast around `forward`, and its mark: a model that bears it gets no autocast again.
+        for added in set(vars(network)) - before:
+            del network.__dict__[added]
         network.requires_grad_(False).zero_grad(set_to_none=True)
 
 

@@ -135,7 +135,8 @@ def predicted(b: Bench, model: str, adapter: Adapter, way: Way) -> int | None:
         return None
     how = "lora-float32"
     if b.sizes.compute == "bfloat16":
-        how = "qlora-bf16" if way.nf4 else "lora-fused" if way.fused else "lora"
+        # Adapters in bfloat16 cast nothing: like a fused layer, they keep what they read once for all.
+        how = "qlora-bf16" if way.nf4 else "lora-fused" if way.fused or way.half else "lora"
     chunk = b.sizes.chunk if way.chunk else None
     return b.predicted(model, how, adapter, way.half, checkpointing=way.checkpointing, loss_chunk=chunk)
 
