@@ -26,6 +26,13 @@ def is_conv1d(module: nn.Module) -> bool:
     return any(c.__name__ == "Conv1D" and c.__module__.startswith("transformers.") for c in type(module).__mro__)
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether `module` computes W x + b. transformers has routers and layers by groups that are only stored as one."""
+    kind = type(module)
+    own = kind.forward is not nn.Linear.forward and kind.__module__.startswith("transformers.models.")
+    return isinstance(module, nn.Linear) and (not own or kind.__name__ == "FalconLinear")  # Falcon's only adds b later
+
+
 class LoraLayer(nn.Module):
     """What the LoRA layers share: several adapters by name beside one frozen `base`. Each gives `product(name, x)`.
 
@@ -352,7 +359,7 @@ class SavedModule(nn.Module):
 def layer_class(module: nn.Module) -> type[LoraLayer] | None:
     """The LoRA layer for a module, or None where there is none."""
     if isinstance(module, nn.Linear):
-        return LoraLinear
+        return LoraLinear if is_linear(module) else None
     if isinstance(module, nn.Embedding):
         return LoraEmbedding
     if isinstance(module, nn.Conv2d):

@@ -8,9 +8,27 @@ from collections.abc import Iterator
 from torch import nn
 
 from lora_lab.config import ALL_LINEAR, LoraConfig, did_you_mean, first_match
-from lora_lab.layers import LoraLayer, SavedModule, is_conv1d, layer_class
+from lora_lab.layers import LoraLayer, SavedModule, is_conv1d, is_linear, layer_class
 
 SUPPORTED = "torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv2d and transformers' Conv1D"
+# {class of the parent: its layers whose weight it reads without calling them}, in training at least.
+READ_BY = {
+    "MambaMixer": ("dt_proj",),
+    "FalconMambaMixer": ("dt_proj",),
+    "JambaMambaMixer": ("dt_proj",),
+    "LongcatFlashTopkRouter": ("classifier",),
+    "Gemma3nTextAltUp": ("correction_coefs",),
+}
+# The same where kernels for state-space models are installed and train on a GPU; elsewhere the layers are called.
+_MAMBA2 = "Mamba2Mixer BambaMixer FalconH1Mixer GraniteMoeHybridMambaLayer NemotronHMamba2Mixer Zamba2MambaMixer"
+READ_BY_KERNELS = {
+    "MambaMixer": ("x_proj", "out_proj"),
+    "FalconMambaMixer": ("x_proj", "out_proj"),
+    **dict.fromkeys(_MAMBA2.split(), ("out_proj",)),
+}
+# What peft 0.21 takes for the names of experts, as transformers 4 had them, in models built like these.
+PEFTS_EXPERTS = {"qwen2_moe": "gate gate_proj up_proj down_proj".split(), "mixtral": "gate w1 w2 w3".split()}
+MUCH = 0.1  # of a model's numbers: what "all-linear" leaves out is told from here on
 
 
 def original_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -63,19 +81,43 @@ def _in_chosen_layer(config: LoraConfig, path: str) -> bool:
 
 
 def linear_paths(model: nn.Module) -> list[str]:
-    """What "all-linear" means: every Linear and Conv1D except the output head of a transformers model."""
+    """What "all-linear" means: every Linear and Conv1D that is called as one, except transformers' output head."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     head = head.base if isinstance(head, LoraLayer) else head.original if isinstance(head, SavedModule) else head
-    modules = list(original_modules(model))
-    attention = tuple(f"{p}." for p, m in modules if isinstance(m, nn.MultiheadAttention))
+    modules = dict(original_modules(model))
+    attention = tuple(f"{p}." for p, m in modules.items() if isinstance(m, nn.MultiheadAttention))
     return [
         path
-        for path, module in modules
+        for path, module in modules.items()
         if path
-        and (isinstance(module, nn.Linear) or is_conv1d(module))
+        and (is_linear(module) or is_conv1d(module))
         and module is not head
         and not (attention and path.startswith(attention))
+        and not any(_read(path, modules, table) for table in (READ_BY, READ_BY_KERNELS))
     ]
+
+
+def _read(path: str, modules: dict[str, nn.Module], table: dict[str, tuple[str, ...]]) -> bool:
+    parent, _, name = path.rpartition(".")
+    return name in table.get(type(modules.get(parent)).__name__, ())
+
+
+def out_of_reach(model: nn.Module) -> str | None:
+    """A sentence on weights that no adapter reaches, such as experts held as one parameter; None where they are few."""
+    total, found = 0, {}
+    for path, module in original_modules(model):
+        for name, parameter in module.named_parameters(recurse=False):
+            total += parameter.numel()
+            if parameter.ndim > 1 and layer_class(module) is None and not isinstance(module, (nn.Conv1d, nn.Conv3d)):
+                found[f"{path}.{name}"] = parameter
+    share = sum(p.numel() for p in found.values()) / max(total, 1)
+    if share < MUCH:
+        return None
+    first = max(found, key=lambda path: found[path].numel())
+    return (
+        f"{share:.0%} of this model's numbers are in parameters that belong to no linear layer and cannot be adapted, "
+        f"such as {first} {list(found[first].shape)}"
+    ).replace("%", " %", 1)
 
 
 def find_targets(model: nn.Module, config: LoraConfig, strict: bool = True) -> tuple[dict[str, nn.Module], list[str]]:
@@ -103,6 +145,15 @@ def find_targets(model: nn.Module, config: LoraConfig, strict: bool = True) -> t
             complaints.append(text)
     for path in found:
         _check_kind(path, modules)
+    if targets == ALL_LINEAR and (text := out_of_reach(model)):
+        complaints.append(f"'{ALL_LINEAR}': {text}")
+    if kernels := [p for p in found if _read(p, modules, READ_BY_KERNELS)]:
+        complaints.append(
+            f"'{kernels[0]}': on a GPU with kernels for state-space models training reads its weight and never calls "
+            "it: an adapter there would be ignored. 'all-linear' leaves it out."
+        )
+    if text := _misread_by_peft(model, found):
+        complaints.append(text)
     complaints += _idle_patterns(config, modules, found)
     return {path: modules[path] for path in found}, complaints
 
@@ -162,11 +213,29 @@ def _check_kind(path: str, modules: dict[str, nn.Module]) -> None:
         raise ValueError(f"'{path}' is a {type(module).__name__}: only {SUPPORTED} can be adapted")
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         raise ValueError(f"'{path}' is a Conv2d of {module.groups} groups: only a convolution of one can be adapted")
-    if isinstance(parent, nn.MultiheadAttention):
+    if isinstance(parent, nn.MultiheadAttention) or _read(path, modules, READ_BY):
+        kind = "torch.nn.MultiheadAttention" if isinstance(parent, nn.MultiheadAttention) else type(parent).__name__
         raise ValueError(
-            f"'{path}' belongs to a torch.nn.MultiheadAttention, which reads the weight and never calls the layer: an "
-            "adapter there would be ignored. Adapt other modules, or a model whose attention calls its projections."
+            f"'{path}' belongs to a {kind}, which reads the weight and never calls the layer: an "
+            "adapter there would be ignored. Adapt other modules, or a model that calls its layers."
         )
+
+
+def _misread_by_peft(model: nn.Module, found: list[str]) -> str | None:
+    """A sentence on layers whose adapters peft would not load, for it thinks that their names mean the experts'."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if not isinstance(kind, str):
+        return None
+    try:
+        from transformers.conversion_mapping import _MODEL_TO_CONVERSION_PATTERN as built_like
+    except ImportError:
+        return None
+    names = PEFTS_EXPERTS.get(built_like.get(kind), ())
+    mistaken = [p for p in found if p.rpartition(".")[2] in names]
+    return mistaken and (
+        f"'{mistaken[0]}' and {len(mistaken) - 1} more: peft 0.21 takes such a name in a {kind} model for its experts' "
+        "and does not load the adapter there. Here it loads, and merged it serves anywhere."
+    )
 
 
 def _idle_patterns(config: LoraConfig, modules: dict[str, nn.Module], found: list[str]) -> list[str]:

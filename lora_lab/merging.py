@@ -163,6 +163,12 @@ def _check_writable(model: nn.Module, layers: dict[str, LoraLayer]) -> None:
         others = [p for p in users.get(layer.base.weight.data_ptr(), []) if p != own and layer.base.weight.numel()]
         if others:
             other = others[0].removesuffix(".weight").removesuffix(".base")
+            table = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+            if table is not None and table.weight.data_ptr() != layer.base.weight.data_ptr():
+                raise ValueError(  # untied, it would be tied again, and lost, on loading
+                    f"the weight of '{path}' is tied to '{other}': blocks of a {type(model).__name__} share it, and it "
+                    "cannot hold a sum for each. Serve the adapter beside the base, or exclude_modules what is shared."
+                )
             raise ValueError(
                 f"the weight of '{path}' is tied to '{other}': merging would change both. To untie them, on the plain "
                 f"model: model.{other}.weight = torch.nn.Parameter(model.{other}.weight.detach().clone()), and "

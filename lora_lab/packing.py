@@ -109,7 +109,10 @@ def check(model) -> None:
     wayout = "Train it without packing"
     if "position_ids" not in inspect.signature(model.forward).parameters:
         raise ValueError(f"{name} models take no position_ids, by which packed examples are kept apart. {wayout}")
-    ids = torch.arange(12, device=model.device)[None] * 7 % model.config.get_text_config().vocab_size
+    config = model.config.get_text_config()
+    if getattr(config, "index_topk", None):  # of a row longer than that; twelve tokens would not show it
+        raise ValueError(f"a {name} model chooses from the whole row what to attend to. {wayout}")
+    ids = torch.arange(12, device=model.device)[None] * 7 % config.vocab_size
     positions = torch.tensor([[*range(6), *range(6)]], device=model.device)
     changed = torch.cat([ids[:, :6].flip(1), ids[:, 6:]], 1)
     with evaluating(model):
@@ -117,8 +120,9 @@ def check(model) -> None:
             model(input_ids=i, position_ids=p, use_cache=False).logits[:, -6:].float()
             for i, p in ((ids, positions), (changed, positions), (ids[:, 6:], positions[:, 6:]))
         )
-    step = torch.finfo(model.dtype).eps * float(alone.abs().max())
+    # An expert computes its tokens together, so another example's rounding may reach this one, not more.
+    step = torch.finfo(model.dtype).eps * float(alone.abs().max()) * (50 if model.dtype == torch.float32 else 2)
     if float((packed - other).abs().max()) > step:
         raise ValueError(f"in this {name} model a packed example sees the one before it in the row. {wayout}")
-    if float((packed - alone).abs().max()) > 100 * step:
+    if float((packed - alone).abs().max()) > 4 * step:
         raise ValueError(f"in this {name} model a packed example does not begin at its own position. {wayout}")
