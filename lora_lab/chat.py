@@ -182,7 +182,8 @@ def _apply(turns: Turns, tokenizer, tokenize: bool, add_generation_prompt: bool)
             hint = ". Join turns of one role that follow each other"
         if roles[0] in WITHOUT_IT:
             with contextlib.suppress(ValueError):
-                _apply(turns[1:], tokenizer, False, add_generation_prompt)
+                if roles[0] not in str(error).lower():  # does it take the others?
+                    _apply(turns[1:], tokenizer, False, add_generation_prompt)
                 hint = WITHOUT_IT[roles[0]]
         raise ValueError(
             f"the tokenizer's chat template refuses the turns {', '.join(roles)} (the last is {turns[-1][1]!r:.50}): "

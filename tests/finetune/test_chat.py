@@ -167,6 +167,9 @@ def test_turns_that_the_template_refuses(name, tokenizer):
     way = "Put the system's text at the head of the first user turn"
     with pytest.raises(ValueError, match=f"refuses the turns system, user .the last is 'What is.*{why}.*[.] {way}$"):
         row_of((SYSTEM, *TWO[:2]), tokenizer)
+    if name == "Gemma":
+        with pytest.raises(ValueError, match=f"refuses the turns system, assistant, user .*{way}$"):
+            row_of((SYSTEM, TWO[1], *TWO[:2]), tokenizer)
     with pytest.raises(ValueError, match="refuses the turns user, user .*must alternate.*[.] Join turns of one role"):
         row_of((TWO[0], *TWO[:2]), tokenizer)
     with pytest.raises(ValueError, match="refuses the turns assistant, user .*[.] Leave out the greeting"):
