@@ -175,8 +175,8 @@ class _Loss(torch.autograd.Function):
                 found = list(torch.autograd.grad(logits, inputs, p.to(logits.dtype)))
                 if back:
                     gradient[some] = found.pop(0)
-                for one, more in zip(sums, found, strict=True):
-                    one += more
+                for one in sums:
+                    one += found.pop(0)  # let go of: a head's is as large as the head
             del logits, p
         ctx.back = back
         ctx.save_for_backward(*([gradient.view_as(hidden)] if back else []), *sums)

@@ -40,6 +40,11 @@ class Way:
         """Whether every parameter trains."""
         return not self.frozen
 
+    @property
+    def autocast(self) -> bool:
+        """Whether every parameter trains and is computed with as a copy of fewer bytes."""
+        return self.full and self.stream > self.activation
+
 
 WAYS = {
     # ZeRO (Rajbhandari et al. 2020, section 3.1): the optimizer holds a float32 copy of the weights and two means.
@@ -76,13 +81,17 @@ def memory(
     checkpointing: bool = False,
     loss_chunk: int | None = None,
     trainable: int | None = None,
+    gradients_kept: bool = True,
 ) -> dict[str, int]:
     """Bytes at the peak of a training step on `rows` sequences of `length` tokens, by bucket.
 
     how: a key of WAYS, which says what a parameter and an activation take. dropout: the adapter's. padded: the batch
     has a padding mask (or packed examples, which need one too), so that keys and values are repeated for each head.
     checkpointing: a block keeps its input alone and is computed again. loss_chunk: tokens whose logits are there at
-    once (`chunked_loss`). trainable: if another number than `counting.lora` gives. Buckets:
+    once (`chunked_loss`). trainable: if another number than `counting.lora` gives. gradients_kept: those of an earlier
+    pass are there from the start, as where several passes make a step. If not, in full fine-tuning they come as the
+    activations go, and the buckets are those of the larger moment: the backward pass begins (no gradient yet), or it
+    ends (all of them, and one block). Buckets:
     weights      the model's, and the adapter's
     gradients    of what trains
     optimizer    Adam's two running means (Kingma and Ba 2015), and the master copy where there is one
@@ -92,7 +101,7 @@ def memory(
     logits       [rows, length, vocabulary] in float32 three times over: the log-probabilities, their gradient, and
                  the logits' gradient, at the moment in which the backward pass begins; with a loss_chunk each of its
                  logits, and twice in float32 if it is not float32 itself, or else once; and the hidden states
-                 that the head reads, with their gradient
+                 that the head reads, with their gradient, and that of the head, twice, if it trains
 
     On a GPU, what the CUDA libraries take for themselves and what the allocator holds free is not in it.
 
@@ -112,7 +121,8 @@ def memory(
     linear = sum(m.count * m.out_features * m.in_features for m in matrices) if way.nf4 else 0
     frozen = 0 if way.full else (base - linear) * way.frozen + round(linear * NF4_BITS / 8)
     kept = _Kept(way, rank, dropout, [] if way.full else chosen(matrices, targets))
-    tokens = rows * length
+    tokens, copies = rows * length, trainable * way.activation * way.autocast
+    weights, gradients = frozen + round(trainable * way.weights), trainable * way.gradients
     if isinstance(model, Shape):
         held, again, work = kept.model(model, length, padded, checkpointing)
         logits = tokens * model.vocabulary * (12 + way.activation * model.soft_cap)
@@ -120,15 +130,26 @@ def memory(
             a = way.activation
             logits = min(loss_chunk, tokens) * model.vocabulary * (4 + a * (1 + model.soft_cap) + 4 * (a < 4))
             logits += 2 * a * tokens * model.hidden
+            # A head that trains has its gradient at once: the sum over the chunks, and one chunk's (cast by autocast).
+            logits += model.vocabulary * model.hidden * (2 * way.gradients + a * way.autocast) * way.full
         unpacked = way.nf4 * way.activation * max(m.out_features * m.in_features for m in matrices)
         # The MLP's two gradients are there together, or one of them and the matrix that it goes through.
         work = tokens * work + max(0, unpacked - tokens * model.intermediate * way.activation)
-        activations = tokens * held + max(0, tokens * again + work - logits)
+        beyond = max(0, tokens * again * checkpointing + work - logits)
+        if checkpointing and copies:  # those go before a block is computed again
+            beyond, copies, weights = (0, copies, weights) if copies > beyond else (beyond, 0, weights - copies)
+        activations = tokens * held + beyond
+        if way.full and not gradients_kept:
+            block = tokens * again + work
+            if gradients + block > copies + activations + logits:
+                weights, activations, logits = weights - copies, block, 0
+            else:
+                gradients = 0
     else:
         activations, logits = tokens * sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
     return {
-        "weights": frozen + round(trainable * way.weights),
-        "gradients": trainable * way.gradients,
+        "weights": weights,
+        "gradients": gradients,
         "optimizer": trainable * way.optimizer,
         "activations": activations,
         "logits": logits,
@@ -145,7 +166,7 @@ class _Kept:
     adapted: list[Matrix]
 
     def model(self, shape: Shape, length: int, padded: bool, checkpointing: bool) -> tuple[int, int, int]:
-        """Of the forward pass; of one block more, while it is computed again; of the gradients in its backward pass."""
+        """Of the forward pass; of one block by itself; of the gradients in its backward pass."""
         roles = {role(m) for m in self.adapted}
         first, other = (
             self.block(shape, reach(roles, g, shape.parallel), length, padded) for g in (self.way.full, True)
@@ -157,7 +178,7 @@ class _Kept:
         held = blocks + self.norm(shape, shape.hidden, True) + head
         # An adapter that is not fused casts what it reads, and that gradient, to its own float32.
         cast = 4 * ("down" in roles and self.way.activation < 4 and not self.way.shared)
-        return held, other * checkpointing, shape.intermediate * (2 * self.way.activation + cast)
+        return held, other, shape.intermediate * (2 * self.way.activation + cast)
 
     def block(self, shape: Shape, r: Reach, length: int, padded: bool) -> int:
         a, h, m = self.way.activation, shape.hidden, shape.intermediate

@@ -119,6 +119,29 @@ def test_the_peak_of_a_step_is_what_was_there_at_once(how, checkpointing, loss_c
     assert cost["activations"] + cost["logits"] == pytest.approx(live.peak, rel=0.05)
 
 
+@pytest.mark.parametrize(("rows", "length"), [(1, 16), (4, 128)])  # the gradients decide the peak, the activations do
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("how", ["full-float32", "full-autocast"])
+def test_in_full_the_gradients_come_as_the_activations_go(how, checkpointing, rows, length):
+    """A first pass and, with its gradients still there, a second; autocast's copies live as long as a forward pass."""
+    sizes = SMALL | {"num_hidden_layers": 8}
+    shape = shapes.from_config(sizes | {"model_type": "llama"})
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **sizes), attn_implementation="sdpa").train()
+    if checkpointing:
+        checkpoint_blocks(model)
+    tokens = torch.randint(1, 500, (rows, length))
+    with LivePeak() as live:
+        for again in (False, True):
+            live.peak = live.now
+            with torch.autocast("cpu", torch.bfloat16, enabled=how == "full-autocast"):
+                loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
+            loss.backward()
+            cost = memory(shape, how, rows, length, checkpointing=checkpointing, gradients_kept=again)
+            beyond = sum(cost.values()) - 4 * shape.total - cost["optimizer"]
+            assert beyond == pytest.approx(live.peak, rel=0.07), again
+            del loss
+
+
 def test_what_a_7b_model_needs_on_one_card():
     """Predictions, of 2 x 2048 tokens at rank 8 on queries and values: a 24 GB card, a 12 GB card in four bits."""
     llama, batch = shapes.known("Llama-2-7B"), (2, 2048, 8, "q_proj,v_proj")
