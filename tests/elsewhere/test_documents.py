@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 from argparse import ArgumentParser
@@ -13,8 +14,10 @@ import pytest
 
 import course
 import setup_here
-from lora_lab import doctor
+from lora_lab import doctor, experiments
 from lora_lab.__main__ import COMMANDS
+from lora_lab.proofs import lessons_06_07
+from tests.bench import finetunes
 
 ROOT = Path(__file__).parents[2]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.md"))}
@@ -144,3 +147,32 @@ def test_the_map_is_in_order():
             if isinstance(node, ast.ImportFrom) and node.module == "lora_lab":
                 wrong += [f"{name} imports {a.name}" for a in node.names if at.get(a.name, -1) > place]
     assert wrong == []
+
+
+# --- README's table ---------------------------------------------------------------------------------------------------
+
+
+def test_the_fine_tunes_of_the_table_are_the_recorded_ones():
+    record = json.loads(finetunes.RECORDED.read_text(encoding="utf-8"))
+    rows = {(row["task"], row["method"]): row for row in record["rows"]}
+    assert list(rows) == finetunes.RUNS and record["versions"].keys() == {"python", "torch", "transformers"}
+    pirate, full, query = rows["pirate", "lora"], rows["pirate", "full"], rows["query", "lora"]
+    gain = [row["loss_before"] - row["loss_after"] for row in (pirate, full)]
+    time = "{seconds:.0f} s of one core, scored before and after; ".format
+    loss = f"validation loss {pirate['loss_before']:.2f} to {pirate['loss_after']:.2f} nats per token"
+    exact = f"exact match {query['exact_match_before']:.0%} to {query['exact_match_after']:.0%}".replace("%", " %")
+    table = PAGES["README.md"].partition("## Measured")[2].partition("## ")[0]
+    for line in (
+        f"| `pirate` by LoRA of rank 8, {pirate['steps']} steps | {time(**pirate)}{loss} |",
+        f"| `query` by LoRA of rank 8, {query['steps']} steps | {time(**query)}{exact} of 500 questions |",
+        f"(each method at its own learning rate) | {100 * gain[0] / gain[1]:.0f} % |",
+        f"| memory of the `pirate` run, predicted / measured | {pirate['memory_predicted'] / 1e6:.0f} MB / "
+        f"{pirate['memory'] / 1e6:.0f} MB |",
+    ):
+        assert line in table
+
+
+def test_the_share_over_fifty_steps_is_the_recorded_one():
+    record, share = experiments.recorded("rank"), lessons_06_07.l07_most_of_the_gain()["share_of_the_gain"]
+    assert record["settings"]["pirate"]["steps"] == 50
+    assert f"the same over 50 steps, five seeds | {100 * share:.0f} % |" in PAGES["README.md"]
