@@ -122,11 +122,14 @@ def batches(network: torch.nn.Module, sizes: Sizes, steps: int, seed: int = 0) -
 
 
 def of_many_lengths(full: list[dict[str, torch.Tensor]], packed: bool) -> tuple[list, Callable]:
-    """As many rows, each an example of a length from an eighth of it up, or several packed; and how to batch them."""
+    """As many rows, each an example of so many eighths of the length, or several packed; and how to batch them.
+
+    Few lengths, for on a GPU the first step of each is slow (cuDNN plans its attention), as it seldom is in a long run.
+    """
     length = len(full[0]["input_ids"])
     dice = random.Random(0)
     # Twice as many examples as rows at most: packed, they fill about as many rows.
-    examples = [row["input_ids"][: dice.randint(length // 8, length)].tolist() for row in full for _ in range(2)]
+    examples = [row["input_ids"][: dice.randint(1, 8) * length // 8].tolist() for row in full for _ in range(2)]
     rows = [{"input_ids": ids, "labels": ids} for ids in examples]
     if packed:
         packed_rows = packing.pack(rows, length)[: len(full)]

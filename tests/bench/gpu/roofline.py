@@ -245,7 +245,9 @@ def decode(b: Bench, model: str, batch: int, what: str) -> dict:
         if what == "merged":  # B is zero: the weights stay what they are
             merge_and_unload(network)
         network.eval()
-        found = continued(b, network, ids, b.sizes.repeats + 3)
+        # Once to warm up: cuDNN plans its attention anew for each length that it has not seen, which takes far longer.
+        for _ in range(2):
+            found = continued(b, network, ids, b.sizes.repeats + 3)
         peak = card.peak_memory(b.device)
     if what == "merged":  # its weights are other tensors now
         b.forget()

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 START = time.monotonic()  # the imports count towards the minutes
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     size = sizes.TINY if args.tiny else sizes.REAL
     specs = []
     for part in PARTS if "all" in args.part else dict.fromkeys(args.part):
-        specs += [s for s in importlib.import_module(f"gpu.{PARTS[part]}").specs(size) if args.only in s.id]
+        found = importlib.import_module(f"gpu.{PARTS[part]}").specs(size)
+        specs += [s for s in found if args.only in s.id or s.again]  # what is chosen may be compared with a baseline
     if args.list:
         due = engine.order(specs, journal.Journal(args.out, args.earlier).done())
         for spec in due:
@@ -81,7 +83,11 @@ def main(argv: list[str] | None = None) -> int:
     log.add("run", **engine.provenance(device, size, words))
     b = bench.Bench(device, size, args.out.resolve(), args.text, max(1, args.workers))
     gc.freeze()  # what was imported is there to stay: looking through it anew took most of the time of a small row
-    return LEFT if engine.run(specs, b, log, args.minutes - (time.monotonic() - START) / 60) else 0
+    try:
+        return LEFT if engine.run(specs, b, log, args.minutes - (time.monotonic() - START) / 60) else 0
+    except Exception:  # between two rows: what is done is written, and another process may get further
+        traceback.print_exc()
+        return engine.LOST
 
 
 def supervised(words: list[str], minutes: float) -> int:
@@ -92,7 +98,7 @@ def supervised(words: list[str], minutes: float) -> int:
     for _ in range(RESTARTS):
         rest = minutes - (time.monotonic() - START) / 60
         status = subprocess.call([sys.executable, str(HERE / "run.py"), *words, "--minutes", str(rest), "--worker"])
-        if status in (0, 2, LEFT) or rest < 1.5:
+        if status in (0, 1, 2, LEFT) or rest < 1.5:  # 1: it did not even begin, and no other would
             break
         print(f"the process ended with status {status}: another one goes on", flush=True)
     return status
