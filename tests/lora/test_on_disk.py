@@ -318,25 +318,35 @@ def test_a_mixture_that_peft_wrote_over_since_is_none(tmp_path):
 
 @pytest.mark.skipif(WITHOUT_FORK, reason="needs os.fork and SIGKILL")
 def test_kills_at_random_moments_leave_the_old_or_the_new_adapter_or_an_error(tmp_path):
-    """A child saves the two versions in turn, each move stretched to a millisecond, until it is killed."""
+    """A child saves the two versions in turn until it is killed, some moves of a file later and somewhat more.
+
+    Moves and not milliseconds, in which a busy machine might not come to a single one.
+    """
     rng, folder, seen = random.Random(5), tmp_path / "a", set()
     versions, replace = (version(0), version(1)), os.replace
 
-    def slowly(*args) -> None:
-        replace(*args)
-        time.sleep(0.001)
-
-    def work() -> None:
-        os.replace = slowly
-        for i in range(100_000):
-            save_adapter(versions[i % 2], folder)
-
     for _ in range(40):
+        told, tell = os.pipe()
+
+        def slowly(*args, tell=tell) -> None:
+            replace(*args)
+            os.write(tell, b".")
+            time.sleep(0.001)
+
+        def work(slowly=slowly) -> None:
+            os.replace = slowly
+            for i in range(100_000):
+                save_adapter(versions[i % 2], folder)
+
         child = in_a_child(work)
-        time.sleep(0.01 + rng.random() * 0.03)
+        os.close(tell)
+        for _ in range(rng.randrange(1, 13)):
+            assert os.read(told, 1), "the child has ended by itself"
+        time.sleep(rng.random() * 0.003)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        seen.add(what_is_there(folder).partition(str(folder))[0] if folder.exists() else "nothing")
+        os.close(told)
+        seen.add(what_is_there(folder).partition(str(folder))[0])
     assert {"version 0", "version 1"} <= seen, seen
 
 
