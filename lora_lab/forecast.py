@@ -43,7 +43,6 @@ def forecast(
     ways = {"lora": "lora-fused", "full": "full-autocast"} if gpu else {"lora": "lora-float32", "full": "full-float32"}
     arguments = {"rows": rows, "length": length, "rank": rank, "targets": targets, "checkpointing": checkpointing}
     arguments |= {"padded": rows > 1, "loss_chunk": None if model.name == "base" else LOSS_CHUNK}
-    arguments["gradients_kept"] = False
     return Forecast({way: memory.memory(shape, how, **arguments) for way, how in ways.items()}, where, bytes_)
 
 

@@ -88,10 +88,11 @@ def memory(
     how: a key of WAYS, which says what a parameter and an activation take. dropout: the adapter's. padded: the batch
     has a padding mask (or packed examples, which need one too), so that keys and values are repeated for each head.
     checkpointing: a block keeps its input alone and is computed again. loss_chunk: tokens whose logits are there at
-    once (`chunked_loss`). trainable: if another number than `counting.lora` gives. gradients_kept: those of an earlier
-    pass are there from the start, as where several passes make a step. If not, in full fine-tuning they come as the
-    activations go, and the buckets are those of the larger moment: the backward pass begins (no gradient yet), or it
-    ends (all of them, and one block). Buckets:
+    once (`chunked_loss`). trainable: if another number than `counting.lora` gives. gradients_kept: they are counted
+    whole, as where several passes make a step, and those of an earlier one are there from the start; else an upper
+    bound, since those of full fine-tuning come as the activations go, into the same memory. False: so counted, and
+    `activations` (autocast's copies of the weights among them) and `logits` are what is needed beyond the gradients,
+    and at least one block, with which the backward pass ends. Buckets:
     weights      the model's, and the adapter's
     gradients    of what trains
     optimizer    Adam's two running means (Kingma and Ba 2015), and the master copy where there is one
@@ -140,11 +141,9 @@ def memory(
             beyond, copies, weights = (0, copies, weights) if copies > beyond else (beyond, 0, weights - copies)
         activations = tokens * held + beyond
         if way.full and not gradients_kept:
-            block = tokens * again + work
-            if gradients + block > copies + activations + logits:
-                weights, activations, logits = weights - copies, block, 0
-            else:
-                gradients = 0
+            left = max(copies + activations + logits - gradients, tokens * again + work)
+            weights, logits = weights - copies, min(logits, left)
+            activations = left - logits
     else:
         activations, logits = tokens * sum(m.count * kept.read([m], m.in_features, True) for m in matrices), 0
     return {

@@ -77,5 +77,4 @@ def predicted_memory(model, settings: dict[str, Any], length: int) -> dict[str, 
         checkpointing=settings["checkpointing"],
         loss_chunk=settings.get("loss_chunk"),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        gradients_kept=settings.get("accumulate", 1) > 1,
     )
