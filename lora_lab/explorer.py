@@ -33,10 +33,10 @@ Frame = tuple[str, str]  # the finding, a plain sentence; the detail, HTML benea
 
 
 def _look(label: str, unit: str) -> dict[str, Any]:
-    layout = ipywidgets.Layout(width="400px")
+    layout = ipywidgets.Layout(width="425px")
     return {
         "description": f"{label} ({unit})" if unit else label,
-        "style": {"description_width": "150px"},
+        "style": {"description_width": "175px"},  # 24 letters; what is longer is cut
         "layout": layout,
     }
 

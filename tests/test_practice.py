@@ -279,6 +279,7 @@ def test_same_and_close_and_short():
 @pytest.mark.parametrize("lesson", quizzes.lessons())
 def test_a_quiz_is_whole(lesson):
     questions = quizzes.of(lesson)
+    assert not [q.id for q in questions for option in q.options if option.say.startswith("Right")], "said already"
     assert len(questions) >= 3 and [q.id for q in questions] == [f"{lesson}-{n + 1}" for n in range(len(questions))]
     for question in questions:
         assert 3 <= len(question.options) <= 5 and sum(option.right for option in question.options) == 1
