@@ -10,6 +10,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from lora_lab.storage import load_adapter
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+BASE_NAME = "base_model_name_or_path"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -61,6 +63,13 @@ def export_named(
     stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
     dtype = dtype or (stored if stored in DTYPES else "float32")
     tokenizer = models.load_tokenizer(model, revision)
+    made_for, given = (str(n or "").partition("@")[0] for n in (_read_config(Path(adapter))[0].get(BASE_NAME), model))
+    if made_for and Path(made_for).name != Path(given).name:
+        warnings.warn(
+            f"the adapter in {adapter} names {made_for} as its base, and is merged into {given} here: right only if "
+            "the two are one model",
+            stacklevel=2,
+        )
     # A type narrower than the file's would round twice, a wider one than what is written takes memory for nothing.
     loaded = models.load_model(model, "cpu", revision, DTYPES[dtype] if dtype == stored else torch.float32)
     load_adapter(loaded, adapter)
@@ -218,9 +227,9 @@ def _config_problems(config: dict, max_lora_rank: int) -> list[str]:
             "It has a rank or an alpha for single layers (rank_pattern, alpha_pattern): most versions ignore them and "
             "scale every layer alike, without a word."
         )
-    if not config.get("base_model_name_or_path"):
+    if not config.get(BASE_NAME):
         said.append(
-            "It does not say which model it belongs to (base_model_name_or_path): a server that looks up adapters by "
+            f"It does not say which model it belongs to ({BASE_NAME}): a server that looks up adapters by "
             "itself passes it over; save it with base_model_name."
         )
     return said

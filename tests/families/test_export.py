@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,18 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(adapter, tmp_path, monk
         export.export_named("base", adapter, adapter)
     with pytest.raises(ValueError, match="no model 'no/such/model'"):
         export.export_named("no/such/model", adapter, tmp_path / "out")
+
+
+def test_an_adapter_that_names_another_base_is_merged_with_a_warning(adapter, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export.export_named("base", adapter, tmp_path / "its own")
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    other = shutil.copytree(adapter, tmp_path / "other")
+    config["base_model_name_or_path"] = "someone/another"
+    (other / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.warns(UserWarning, match="names someone/another as its base, and is merged into base here"):
+        export.export_named("base", other, tmp_path / "out")
 
 
 def test_a_full_disk_is_noticed_before_the_merge(tmp_path, monkeypatch):
