@@ -10,12 +10,14 @@ import tarfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
 from lora_lab import recorded
+from lora_lab.hardware import beside
 from tests.bench.gpu import (
     bars,
     base_model,
@@ -460,6 +462,11 @@ def test_real_rows_have_names_of_their_own_and_fit_into_a_run():
     for what in ("peft default", "ours fused layer + chunked logits + compile", "peft default, again"):
         assert {f"A/{model}/{group}/{what}" for model in sizes.REAL.models for group in GROUPS} <= first
     assert {s.id for s in bars.specs(sizes.REAL)} <= first
+    asked = []
+    record = SimpleNamespace(row=asked.append)  # what lesson 12 looks up
+    on = beside.of(None)
+    assert beside.steps(record, on) and beside.shares(record, on) and beside.peaks(record)
+    assert len(asked) > 7 and set(asked) <= {s.id for s in specs}
 
 
 # --- part D -----------------------------------------------------------------------------------------------------------
