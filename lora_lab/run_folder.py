@@ -51,12 +51,22 @@ class RunFolder:
             raise ValueError(f"{self.path} holds {kind} already, which would be mixed up: choose another --output")
         if self.resume:
             self._check_resumable()
+        elif self.checkpoints.exists() and not self._ours():
+            raise ValueError(
+                f"{self.checkpoints} is not a fine-tune's (it has no {SETTINGS_FILE}): choose another --output"
+            )
         self.was_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.resume:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.checkpoints.mkdir()
             _write_json(self.checkpoints / SETTINGS_FILE, self.settings)
+
+    def _ours(self) -> bool:
+        """Whether the folder of checkpoints is an earlier run's, which a new one may delete."""
+        return (self.checkpoints / SETTINGS_FILE).is_file() or (
+            self.checkpoints.is_dir() and not any(self.checkpoints.iterdir())
+        )
 
     def __exit__(self, kind, error, _) -> None:
         if error is not None:

@@ -77,6 +77,12 @@ def test_output_that_is_a_file(quick, lab, tmp_path):
     assert status == 1 and "is a file" in err and (tmp_path / "out").read_text() == "mine"
 
 
+def test_checkpoints_of_another_program_are_not_deleted(quick, lab, tmp_path):
+    (tmp_path / "checkpoints" / "mine").mkdir(parents=True)
+    status, _, err = lab("finetune", *flags(quick), "--output", tmp_path)
+    assert status == 1 and "choose another --output" in err and (tmp_path / "checkpoints" / "mine").exists()
+
+
 def test_an_adapter_is_not_mixed_into_a_model(quick, lab, tiny):
     status, _, err = lab("finetune", *flags(quick), "--output", tiny)
     assert status == 1 and "holds a whole model already" in err and not (tiny / "checkpoints").exists()
