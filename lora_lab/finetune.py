@@ -127,6 +127,9 @@ def finetune(
         validation = encoded.validation[:CHECKED_DURING_TRAINING]
         peak = PeakMemory(place)
         network = training_setup.load(settings, place, sharding)
+        tasks.check_vocabulary([row["input_ids"] for row in (*train, *validation)], network)
+        if not fsdp:  # a pass leaves a part of a sharded base gathered
+            training_setup.check_causal(network)
         training_setup.make_trainable(network, settings)
         chunk = training_setup.loss_chunk(network, settings)
         longest = max(len(row["input_ids"]) for row in train)

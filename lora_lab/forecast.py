@@ -74,6 +74,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    for name in ("rank", "rows", "length"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} must be at least 1, got {getattr(args, name)}")
     model = hub.look(args.name, args.revision)
     hub.check_loadable(model)
     gated = "open" if not model.gated else "its licence is to be accepted at the hub, then run 'hf auth login'"

@@ -9,6 +9,7 @@ import threading
 
 import psutil
 import torch
+import torch.nn.functional as F
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
 MEBIBYTE = 2**20
@@ -34,6 +35,8 @@ class PeakMemory:
     def __init__(self, device: torch.device):
         self.device = device
         self.bytes = self.held = 0
+        if device.type != "cuda":  # before the model comes: a training before this one may have left it high
+            _mallopt(M_MMAP_THRESHOLD, MEBIBYTE // 4)
         _warm_up(device)
         _give_back()
         self.start = self._now()
@@ -44,7 +47,6 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             return self
         _give_back()
-        _mallopt(M_MMAP_THRESHOLD, MEBIBYTE // 4)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
@@ -82,10 +84,12 @@ class PeakMemory:
 
 
 def _warm_up(device: torch.device) -> None:
-    """One step of a 2 x 2 model: torch loads the code of backward passes and optimizers when it is first used."""
-    layer = torch.nn.Linear(2, 2, device=device)
-    optimizer = torch.optim.AdamW(layer.parameters())
-    layer(torch.ones(1, 2, device=device)).sum().backward()
+    """One step of a small model: torch loads code, and takes room for its products, when they are first used."""
+    layer, head = (torch.nn.Linear(256, n, device=device) for n in (256, 4096))
+    optimizer = torch.optim.AdamW([*layer.parameters(), *head.parameters()])
+    x = F.silu(layer(torch.ones(128, 256, device=device))).view(1, 128, 8, 32).transpose(1, 2)
+    x = F.scaled_dot_product_attention(x, x, x, is_causal=True).transpose(1, 2).flatten(2)
+    F.cross_entropy(head(x * x.pow(2).mean(-1, keepdim=True).rsqrt())[0], torch.arange(128, device=device)).backward()
     optimizer.step()
 
 

@@ -22,13 +22,14 @@ def decoder(model) -> shapes.Shape:
     config, total = model.config, count_parameters(model).base + numbers_stored(model)
     if config.model_type in shapes.FAMILIES and (known := shapes.from_config(config.to_dict())).total == total:
         return known
+    config = config.get_text_config(decoder=True)
     modules, linear = dict(original_modules(model)), Counter()
     for path in linear_paths(model):
         m = modules[path]  # not the weight of a quantised one, which would be computed for its shape
         out, into = m.weight.shape[::-1] if is_conv1d(m) else (m.out_features, m.in_features)
         linear[re.sub(r"\.\d+\.", ".{}.", path, count=1), out, into] += 1
     matrices = tuple(counting.Matrix(*size, count=count) for size, count in linear.items())
-    width, heads = config.hidden_size, config.num_attention_heads
+    width, heads = config.hidden_size, getattr(config, "num_attention_heads", None) or 1  # Mamba has none
     # What the MLP keeps; a ReLU only what it puts out, which the layer after it keeps too.
     bends = {"relu": 0, "gelu_new": 4}.get(getattr(config, "activation_function", ""), 1)
     return shapes.Shape(
@@ -40,7 +41,7 @@ def decoder(model) -> shapes.Shape:
         intermediate=next((m.in_features for m in matrices if flops.role(m) == "down"), 4 * width),
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or width // heads,
+        head_size=vars(config).get("head_dim") or width // heads,  # Gemma 4's differs by layer: asking raises
         vocabulary=config.vocab_size,
         mlp_kept=3 if any(flops.role(m).startswith("gate") for m in matrices) else bends,
     )
@@ -48,7 +49,7 @@ def decoder(model) -> shapes.Shape:
 
 def needs_mask(model, length: int) -> bool:
     """Whether attention gets a mask even where nothing is padded: a sequence longer than the model's sliding window."""
-    window = getattr(model.config, "sliding_window", None)
+    window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
     return window is not None and length > window
 
 

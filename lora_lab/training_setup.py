@@ -81,6 +81,14 @@ def settings(**given: Any) -> dict[str, Any]:
         )
     if given["quantise"] and given["method"] == "full":
         raise ValueError("quantise freezes the weights that it stores in 4 bits, so method 'full' cannot train them")
+    if given["method"] == "full":
+        for name in ("fused", "dropout", "targets"):
+            if given[name]:
+                raise ValueError(f"{name} is the adapter's, and method 'full' has none: leave it out")
+    if given["fused"] and given["dropout"]:
+        raise ValueError("fused and dropout do not go together: base and adapter read different inputs. Leave one out")
+    if given["compile"] and given["fsdp"]:
+        raise ValueError("compile and fsdp do not go together here: leave one of them out")
     if given["max_length"] is not None and given["max_length"] < 2:
         raise ValueError(
             f"max_length must be at least 2 (one token to read, one to predict), got {given['max_length']}"
@@ -110,6 +118,8 @@ def embedded(name: str) -> bool:
 
 def complete(given: dict[str, Any], place: torch.device) -> None:
     """Fill in what depends on the model's configuration and on the device. Raises ValueError where that cannot be."""
+    if given["compile"] and BACKEND == "inductor":
+        _check_compiler(place)
     context = getattr(models.configuration(given["model"])[0], "max_position_embeddings", None)
     if given["max_length"] is None:
         given["max_length"] = BASE_LENGTH if embedded(given["model"]) else min(OTHER_LENGTH, context or OTHER_LENGTH)
@@ -117,11 +127,6 @@ def complete(given: dict[str, Any], place: torch.device) -> None:
     if given["fused"] is None:
         given["fused"] = given["method"] == "lora" and place.type == "cuda"
     given["quantised_by"] = quantise.best_linear(place).package if given["quantise"] else None
-    if given["compile"]:
-        if given["fsdp"]:
-            raise ValueError("compile and fsdp do not go together here: leave one of them out")
-        if BACKEND == "inductor":
-            _check_compiler(place)
 
 
 def _check_compiler(place: torch.device) -> None:
@@ -181,6 +186,22 @@ def load(given: dict[str, Any], place: torch.device, sharding=None) -> nn.Module
             f"(a {type(model).__name__}; GPT-2's layers are Conv1D). Leave it out"
         )
     return model.to(place)
+
+
+def check_causal(model) -> None:
+    """Try on twelve tokens whether the first six are blind to the rest. Raises ValueError where they see them."""
+    ids = torch.arange(12, device=model.device)[None] * 7 % model.get_input_embeddings().weight.shape[0]
+    with models.evaluating(model):
+        one, other = (
+            model(input_ids=i, use_cache=False).logits[:, :6].float()
+            for i in (ids, torch.cat([ids[:, :6], ids[:, 6:].flip(1)], 1))
+        )
+    # A mixture of experts rounds otherwise with other tokens beside; who looks ahead is off by far more.
+    if float((one - other).abs().max()) > max(1e-4, 2 * torch.finfo(model.dtype).eps) * float(one.abs().max()):
+        raise ValueError(
+            f"this {type(model).__name__} sees the tokens that it is to predict, so it would learn to copy them: "
+            "give a causal language model (of an encoder, one whose config says is_decoder)"
+        )
 
 
 def make_trainable(model, given: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from lora_lab.config import LoraConfig
 from lora_lab.memory import memory
 from lora_lab.prediction import decoder, predicted_memory
 from tests.counting.oracles import kept_by_autograd
+from tests.families.tiny import tiny as tiny_model
 
 SETTINGS = {"dropout": 0.0, "rank": 8, "batch_size": 4, "checkpointing": False}
 
@@ -129,3 +130,15 @@ def test_predicted_memory_is_within_a_fifth_of_the_process(method):
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     measured, predicted = json.loads(run.stdout.splitlines()[-1])
     assert predicted == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["mamba", "gemma3", "gemma4_text"])
+def test_a_config_without_heads_or_with_parts_or_with_sizes_by_layer_is_read(name):
+    model = tiny_model(name)
+    assert decoder(model).total == count_parameters(model).base
+
+
+def test_look_refuses_a_batch_that_cannot_be(lab):
+    for name in ("rows", "length"):
+        status, _, err = lab("look", "base", f"--{name}", "-1")
+        assert status == 1 and f"{name} must be at least 1, got -1" in err

@@ -9,7 +9,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from lora_lab import families, models, packing, training_setup
 from lora_lab import finetune as finetune_module
@@ -185,7 +193,11 @@ def test_the_command_takes_and_says_them_all(quick, lab, tmp_path):
         ({"fused": "no"}, "fused is True, False or None"),
         ({"loss_chunk": -1}, "got -1; 0 is all of them at once"),
         ({"loss_chunk": 8, "fsdp": True}, "loss_chunk and fsdp do not go together"),
-        ({"compile": True, "fsdp": True}, "fsdp"),
+        ({"fused": True, "method": "full"}, "fused is the adapter's, and method 'full' has none: leave it out"),
+        ({"dropout": 0.1, "method": "full"}, "dropout is the adapter's"),
+        ({"targets": "q_proj", "method": "full"}, "targets is the adapter's"),
+        ({"fused": True, "dropout": 0.1}, "fused and dropout do not go together"),
+        ({"compile": True, "fsdp": True, "model": "no/such"}, "compile and fsdp do not go together"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"seed": 10**14}, "seed must be a whole number from 0 to 4294967295, got 100000000000000"),
         ({"seed": 1.5}, "seed must be a whole number"),
@@ -204,6 +216,21 @@ def test_a_model_without_linear_layers_is_not_quantised(five, tiny, tmp_path):
     models.load_tokenizer(tiny).save_pretrained(tmp_path / "gpt2")
     with pytest.raises(ValueError, match="no torch.nn.Linear besides its output head .* GPT-2's layers are Conv1D"):
         finetune(**five | {"model": tmp_path / "gpt2", "quantise": "nf4"})
+
+
+def test_a_model_that_looks_ahead_or_has_too_few_embeddings_is_not_trained(five, tiny, tmp_path):
+    tokenizer = models.load_tokenizer(tiny)
+    sizes = {"vocab_size": 4096, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    bert = BertLMHeadModel(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64))
+    llama = LlamaForCausalLM(LlamaConfig(**sizes | {"vocab_size": 300}, intermediate_size=64))
+    for model, words in (
+        (bert, "BertLMHeadModel sees the tokens that it is to predict"),
+        (llama, "embeddings for 300"),
+    ):
+        model.save_pretrained(tmp_path / "model")
+        tokenizer.save_pretrained(tmp_path / "model")
+        with pytest.raises(ValueError, match=words):
+            finetune(**five | {"model": tmp_path / "model"})
 
 
 def test_defaults_of_the_embedded_model_and_of_others(tiny, monkeypatch):
@@ -247,7 +274,9 @@ def test_compiled_blocks_give_the_same_losses_and_the_same_names(five, plain, tm
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     found = finetune(**five, compile=True, checkpointing=True, output=tmp_path / "out")
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["calls_captured"] > 50 * counters["stats"]["unique_graphs"] > 0, "a part of a block"
+    assert not counters["graph_break"] and counters["frames"]["ok"] == counters["frames"]["total"]
     assert losses(found) == pytest.approx(losses(plain), abs=1e-5)
     names = [*load_file(tmp_path / "out" / "adapter_model.safetensors"), *(n for n, _ in found.model.named_modules())]
     assert not any("_orig_mod" in name for name in names)
