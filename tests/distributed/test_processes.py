@@ -326,7 +326,7 @@ def test_the_guide_is_linked_and_links_to_what_is_there():
 def test_the_slurm_script_asks_for_what_slurm_gave(resumed, tmp_path):
     """Run by bash, with a Slurm that only says what it was asked for."""
     script = ROOT / "slurm" / "lora_lab.sbatch"
-    for name, text in {"scontrol": "echo one; echo two", "srun": 'printf "%s\\n" "$@"'}.items():
+    for name, text in {"scontrol": "echo one; sleep 0.2; echo two", "srun": 'printf "%s\\n" "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
