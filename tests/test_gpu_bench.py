@@ -560,6 +560,11 @@ def judged(rows: list[dict]) -> dict[str, bool | None]:
     return {bar["bar"]: bar["met"] for bar in recorded.bars(rows)}
 
 
+def said(rows) -> str:
+    """The full fine-tuning bar, as read."""
+    return next(bar["measured"] for bar in recorded.bars(rows) if bar["bar"] == "full")
+
+
 def test_bars_that_are_met_and_those_nothing_is_known_of():
     met = judged(good_rows())
     assert len(met) == 12
@@ -568,6 +573,8 @@ def test_bars_that_are_met_and_those_nothing_is_known_of():
     }  # fmt: skip
     assert all(answer for name, answer in met.items() if "3.1" not in name)
     assert set(judged([]).values()) == {None}
+    rows = [*good_rows(), a_row("B", "in bfloat16") | {"id": "B/Llama-2-7B/full bfloat16", "peak_memory": 54_410_000_000}]
+    assert said(rows) == "full: did not fit; full bfloat16: 54.4 GB"
 
 
 @pytest.mark.parametrize(
