@@ -81,7 +81,7 @@ def test_killed_and_resumed_is_as_if_unbroken(method, count, last_whole, options
 
 
 def test_full_fine_tuning_resumes_too(options, tmp_path, monkeypatch):
-    options = options | {"method": "full", "lr": 1e-3, "quiet": True}
+    options = options | {"method": "full", "lr": 1e-3, "dropout": 0.0, "quiet": True}
     expected = finetune(**options)
     stop_at(monkeypatch, 13)
     with pytest.raises(KeyboardInterrupt):
