@@ -336,7 +336,7 @@ def test_the_slurm_script_asks_for_what_slurm_gave(resumed, tmp_path):
     slurm = {"SUBMIT_DIR": tmp_path, "CPUS_PER_TASK": 16, "GPUS_ON_NODE": 4, "JOB_NODELIST": "x", "JOB_NUM_NODES": 2}
     given = {f"SLURM_{key}": str(value) for key, value in (slurm | {"JOB_ID": 7}).items()}
     given |= {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    run = subprocess.run(["bash", str(script)], capture_output=True, text=True, env=given, timeout=20)
+    run = subprocess.run(["bash", str(script)], capture_output=True, text=True, env=given, timeout=LIMIT)
     assert run.returncode == 0, run.stderr
     words = run.stdout.splitlines()
     assert words[:2] == ["--kill-on-bad-exit=1", "torchrun"] and ("--resume" in words) == resumed
