@@ -103,7 +103,7 @@ def bars(rows: Sequence[dict]) -> tuple[dict, ...]:
         says = f"Llama-2-7B, q and v, r = 8, checkpointing{', 4-bit base' * nf4}: peak memory in bytes"
         limit(name, says, most, min((p for p in peaks if p), default=None), False)
     full = [r for r in rows if r["part"] == "B" and "/full" in r["id"] and r["status"] != "failed"]
-    peaks = [f"{r['peak_memory'] / 1e9:.1f} GB" if r["status"] == "ok" else r["status"] for r in full]
+    peaks = [f"{r['peak_memory'] / 1e9:.1f} GB" if r["peak_memory"] else r["status"] for r in full]
     said = [f"{r['id'].rsplit('/', 1)[1]}: {peak}" for r, peak in zip(full, peaks, strict=True)]
     says = "full fine-tuning of Llama-2-7B: its peak memory, or that it did not fit"
     bar("full", says, None, "; ".join(said) or None, True if said else None)

@@ -573,7 +573,10 @@ def test_bars_that_are_met_and_those_nothing_is_known_of():
     }  # fmt: skip
     assert all(answer for name, answer in met.items() if "3.1" not in name)
     assert set(judged([]).values()) == {None}
-    rows = [*good_rows(), a_row("B", "in bfloat16") | {"id": "B/Llama-2-7B/full bfloat16", "peak_memory": 54_410_000_000}]
+    rows = [
+        *good_rows(),
+        a_row("B", "in bfloat16") | {"id": "B/Llama-2-7B/full bfloat16", "peak_memory": 54_410_000_000},
+    ]
     assert said(rows) == "full: did not fit; full bfloat16: 54.4 GB"
 
 
