@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 LARGEST = 1_000_000  # bytes: GitHub shows larger notebooks badly or not at all
-CELL_SECONDS = 300
+CELL_SECONDS = 900
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 RENDERING = "LORA_LAB_RENDERING"  # set in the kernels that render: an explorer finishes before it is shown
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -351,8 +351,9 @@ def test_it_does_not_delete_the_python_it_runs_on(course, monkeypatch):
     assert course.VENV.exists()
 
 
-def test_two_at_once_wait_for_each_other(course, capsys):
-    order = []
+def test_two_at_once_wait_for_each_other(course, monkeypatch):
+    order, waits = [], threading.Event()
+    monkeypatch.setattr(course, "say", lambda *said: waits.set() if "waiting for it" in said[0] else None)
 
     def second():
         with course.only_one():
@@ -361,11 +362,10 @@ def test_two_at_once_wait_for_each_other(course, capsys):
     with course.only_one():
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(1)
+        assert waits.wait(60), "the second does not say that it waits"
         order.append("first")
-    thread.join(20)
+    thread.join(60)
     assert order == ["first", "second"]
-    assert "waiting for it" in capsys.readouterr().out
 
 
 # --- failures, one sentence each --------------------------------------------------------------------------------------
