@@ -144,7 +144,7 @@ def test_what_saves_memory_may_be_added_when_a_run_is_resumed(options, unbroken,
     with pytest.raises(KeyboardInterrupt):
         finetune(**options, loss_chunk=0, output=tmp_path / "out", quiet=True)
     monkeypatch.undo()
-    more = {"checkpointing": True, "loss_chunk": 30, "fused": True, "resume": True}
+    more = {"checkpointing": True, "loss_chunk": 30, "resume": True}
     result = finetune(**options, **more, output=tmp_path / "out", quiet=True)
     assert result.loss_after == pytest.approx(unbroken[0].loss_after, abs=1e-5)
     assert len(result.curve) == len(unbroken[0].curve)
