@@ -22,9 +22,9 @@ class PeakMemory:
     On a CPU, where torch counts nothing: this process's resident memory, read every 5 ms by a thread (the system's own
     high-water mark would remember whatever ran earlier in a notebook). glibc's malloc does not give a freed tensor
     back and, up to glibc 2.37, seldom reuses an aligned one: half as much again can be held that no tensor needs. So
-    until `relax` every block above 256 KiB comes from the system and goes back to it when freed. That costs page
-    faults, so a training is measured over its first steps and then relaxed; `held` is the peak with all that malloc
-    kept, over the whole time.
+    until `relax` every block above 256 KiB comes from the system and goes back to it when freed, and what an earlier
+    training left free is handed back before each reading. That costs page faults, so a training is measured over its
+    first steps and then relaxed; `held` is the peak with all that malloc kept, over the whole time.
 
     memory = PeakMemory(device)      # all code imported, no model yet
     with memory:                     # the training, which calls memory.relax() after a step or two
@@ -69,7 +69,10 @@ class PeakMemory:
         self.relax()
 
     def _sample(self) -> None:
+        trim = _libc("malloc_trim")
         while True:
+            if not self.relaxed and trim is not None:  # what an earlier training left free is used again, and kept
+                trim(0)
             above = self._now() - self.start
             self.held = max(self.held, above)
             if not self.relaxed:
