@@ -1,7 +1,7 @@
 """`python -m tests.bench.finetunes`: the fine-tunes of README's table, each in a process of its own.
 
 Time is processor time of one thread, so that other work on the machine does not count; `--record` writes the rows to
-tests/bench/finetunes.json, with which tests/test_bench.py compares README.
+tests/bench/finetunes.json, with which tests/elsewhere/test_documents.py compares README.
 """
 
 from __future__ import annotations
