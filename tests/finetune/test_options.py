@@ -286,14 +286,18 @@ def test_compiled_blocks_give_the_same_losses_and_the_same_names(five, plain, tm
 def test_compile_where_there_is_nothing_to_compile_with_or_to(five, tmp_path, monkeypatch):
     from torch._inductor import config
 
+    before = config.cpp.cxx
     with pytest.raises(ValueError, match="transformers does not say what the blocks of a Linear are"):
         with training_setup.compiled(torch.nn.Linear(2, 2), True):
             pass
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setenv("CXX", "no-such-compiler")  # what Windows looks at
     monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: False)
-    with pytest.raises(ValueError, match="compile needs a C.. compiler on a CPU, such as g.., and none was found"):
+    with (  # monkeypatch would leave the setting deleted, for whatever is compiled later in this process
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ValueError, match="compile needs a C.. compiler on a CPU, such as g.., and none was found"),
+    ):
         finetune(**five, compile=True, output=tmp_path / "out")
+    assert config.cpp.cxx == before
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="compile needs Triton"):
         training_setup._check_compiler(torch.device("cuda"))
