@@ -140,7 +140,7 @@ def memory(
         if checkpointing and copies:  # those go before a block is computed again
             beyond, copies, weights = (0, copies, weights) if copies > beyond else (beyond, 0, weights - copies)
         activations = tokens * held + beyond
-        if way.full and not gradients_kept:
+        if not gradients_kept:
             left = max(copies + activations + logits - gradients, tokens * again + work)
             weights, logits = weights - copies, min(logits, left)
             activations = left - logits

@@ -13,8 +13,7 @@ from .sizes import Sizes
 
 QV = Adapter("q_proj,v_proj", 8)
 FULL = {  # what -> (the key of memory.WAYS, weights in float32 under autocast)
-    # Checkpointed, autocast's bfloat16 copies live as long as a block's backward pass, so "full-autocast" is too much.
-    "full, float32 weights under autocast": ("full-float32", True),
+    "full, float32 weights under autocast": ("full-autocast", True),
     "full, all of it bfloat16": ("full-bf16", False),
 }
 

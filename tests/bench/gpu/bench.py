@@ -104,18 +104,15 @@ class Bench:
         }
 
     def predicted(self, model: str, how: str, adapter: Adapter | None, half: bool = False, **more) -> int:
-        """Bytes at the peak, from `lora_lab.memory`'s buckets; half: the adapter and its Adam in bfloat16.
-
-        A step is one pass here, which makes gradients as it gives activations back: the larger of the two is there.
-        """
+        """Bytes that `lora_lab.memory` predicts at the peak of one pass; half: the adapter and its Adam in bfloat16."""
         shape, known = self.shape(model), inspect.signature(memory).parameters
         asked = {} if adapter is None else {"rank": adapter.rank, "targets": adapter.names}
         unknown = {name for name, value in more.items() if name not in known and value is not None}
         if unknown:
             raise ValueError(f"lora_lab.memory does not know {', '.join(sorted(unknown))}")
         more = {name: value for name, value in more.items() if name in known}
-        cost = memory(shape, how, self.sizes.rows, self.sizes.length, **asked, **more)
-        total = sum(cost.values()) - min(cost["gradients"], cost["activations"] + cost["logits"])
+        asked["gradients_kept"] = False
+        total = sum(memory(shape, how, self.sizes.rows, self.sizes.length, **asked, **more).values())
         return total - 6 * counting.lora(shape.matrices, adapter.rank, adapter.names) if half else total
 
 
